@@ -1,0 +1,3 @@
+module github.com/mettle-go/mettle
+
+go 1.25.0

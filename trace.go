@@ -1,0 +1,166 @@
+package mettle
+
+import (
+	"context"
+	"time"
+)
+
+// Trace is a set of hooks that a context carries to the policies of one call, the
+// way net/http/httptrace does it. Any hook may be nil.
+//
+// Hooks run on the goroutine of the call, with no lock held, in the order of the
+// events, and the call waits for them. Under a policy that runs the operation
+// concurrently (a hedge) they may be called concurrently.
+type Trace struct {
+	// AttemptStart is called before each attempt of a retry; Attempt is set.
+	AttemptStart func(TraceEvent)
+	// AttemptDone is called when an attempt has ended, with its Err and Elapsed.
+	AttemptDone func(TraceEvent)
+	// Wait is called before a policy waits: a retry between attempts, with the
+	// Delay, the number of the Attempt that failed and its Err; a bulkhead before
+	// a call queues, with the longest wait as Delay.
+	Wait func(TraceEvent)
+	// Rejected is called when a policy refuses the call, with the refusal as Err.
+	Rejected func(TraceEvent)
+	// Hedged is called when a hedge sends a further attempt after Delay.
+	Hedged func(TraceEvent)
+	// FellBack is called before a fallback runs, with the Err it stands in for.
+	FellBack func(TraceEvent)
+	// StateChanged is called when this call made a breaker change its state.
+	StateChanged func(TraceEvent)
+}
+
+// TraceEvent is what a hook of a [Trace] is told. Fields that the hook does not
+// name are zero.
+type TraceEvent struct {
+	Policy   string        // the Name in the policy's Config, "" when it has none
+	Attempt  int           // 1 for the first attempt
+	Delay    time.Duration // of a wait, as it was planned
+	Elapsed  time.Duration // of an attempt, from its start to its end
+	Err      error
+	From, To string // states of a breaker: "closed", "open", "half-open"
+}
+
+// WithTrace returns a copy of ctx that carries t. Hooks that ctx carries already
+// are called as well, after those of t. A nil t panics.
+func WithTrace(ctx context.Context, t *Trace) context.Context {
+	if t == nil {
+		panic("mettle: WithTrace: nil Trace")
+	}
+	c := derive(ctx)
+	if c.trace == nil {
+		c.trace = t
+		return c
+	}
+	old := c.trace
+	c.trace = &Trace{
+		AttemptStart: both(t.AttemptStart, old.AttemptStart),
+		AttemptDone:  both(t.AttemptDone, old.AttemptDone),
+		Wait:         both(t.Wait, old.Wait),
+		Rejected:     both(t.Rejected, old.Rejected),
+		Hedged:       both(t.Hedged, old.Hedged),
+		FellBack:     both(t.FellBack, old.FellBack),
+		StateChanged: both(t.StateChanged, old.StateChanged),
+	}
+	return c
+}
+
+func both(first, second func(TraceEvent)) func(TraceEvent) {
+	switch {
+	case first == nil:
+		return second
+	case second == nil:
+		return first
+	default:
+		return func(e TraceEvent) { first(e); second(e) }
+	}
+}
+
+// ContextTrace returns the hooks that ctx carries, or nil. It is for those who
+// write policies; the hooks of what it returns may be nil one by one.
+func ContextTrace(ctx context.Context) *Trace {
+	if c := fromContext(ctx); c != nil {
+		return c.trace
+	}
+	return nil
+}
+
+// Attempt returns which attempt of a retry ctx belongs to: 1 for the first, 2 for
+// the first resend, 0 outside a retry. Of nested retries it is the innermost.
+func Attempt(ctx context.Context) int {
+	if c := fromContext(ctx); c != nil {
+		return c.attempt
+	}
+	return 0
+}
+
+// WithAttempt returns a copy of ctx for attempt n of a policy that resends. It is
+// for those who write such a policy: the mark lets retries inside see that they are
+// nested, and adapters tell the context of an attempt from that of the call. It
+// costs one allocation. WithAttempt panics when n is less than 1.
+func WithAttempt(ctx context.Context, n int) context.Context {
+	if n < 1 {
+		panic("mettle: WithAttempt: attempts count from 1")
+	}
+	c := derive(ctx)
+	c.attempt = n
+	if c.call == nil {
+		c.call = ctx
+	}
+	return c
+}
+
+// WithCall returns a copy of ctx from which [CallContext] starts afresh. It is for
+// those who write an adapter, which enters its pipeline with the result: an
+// enclosing retry still shows in [Attempt], but does not count as part of the call.
+func WithCall(ctx context.Context) context.Context {
+	c := derive(ctx)
+	c.call = nil
+	return c
+}
+
+// CallContext returns the context of the whole call that ctx is one attempt of:
+// the context with which the outermost retry or hedge since [WithCall] was entered,
+// or ctx itself where there is none. Its deadline is that of the call, all attempts
+// and waits together. Adapters whose result outlives the operation, such as a
+// response body, bound it by this deadline and not by the attempt's.
+//
+// The context ends when the policy that made it returns.
+func CallContext(ctx context.Context) context.Context {
+	if c := fromContext(ctx); c != nil && c.call != nil {
+		return c.call
+	}
+	return ctx
+}
+
+// callCtx is all that the policies tell one another through a context, in one
+// node, so that one walk up the chain finds everything.
+type callCtx struct {
+	context.Context
+	attempt int             // 0: outside a retry
+	trace   *Trace          // nil: nobody listens
+	call    context.Context // what the outermost retry was entered with; nil: no retry yet
+}
+
+type callKey struct{}
+
+func (c *callCtx) Value(key any) any {
+	if _, ok := key.(callKey); ok {
+		return c
+	}
+	return c.Context.Value(key)
+}
+
+func fromContext(ctx context.Context) *callCtx {
+	c, _ := ctx.Value(callKey{}).(*callCtx)
+	return c
+}
+
+// derive returns a new node on top of ctx with all that ctx carries.
+func derive(ctx context.Context) *callCtx {
+	c := &callCtx{Context: ctx}
+	if old := fromContext(ctx); old != nil {
+		c.attempt, c.trace, c.call = old.attempt, old.trace, old.call
+	}
+	return c
+}
