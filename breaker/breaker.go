@@ -1,0 +1,386 @@
+// Package breaker stops calling a dependency that fails, and finds out, with a few
+// calls at a time, when it works again.
+//
+// A closed breaker admits every call and counts outcomes. It opens when failures
+// come in a row, or when the share of failed or slow calls in a sliding window is
+// too high. An open breaker refuses calls until its delay is over; then it is
+// half-open and admits probes, whose success closes it and whose failure opens it
+// for longer.
+//
+//	         too many failures                 delay over
+//	closed ────────────────────▶ open ◀───────────────────▶ half-open
+//	   ▲                              a probe fails, or hangs    │
+//	   └─────────────────────────────────────────────────────────┘
+//	                        enough probes succeed
+//
+// Each stay in a state is a generation. A call belongs to the generation that
+// admitted it, and what it reports in a later one is void: a call begun before the
+// breaker opened can neither close nor reopen it.
+//
+// The healthy path takes no lock and allocates nothing. There is no goroutine and
+// no timer: what time brings about shows when somebody looks.
+package breaker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/mettle-go/mettle"
+	"github.com/mettle-go/mettle/internal/clock"
+	"github.com/mettle-go/mettle/internal/window"
+)
+
+// ErrOpen is what every refusal of a breaker Is, besides [mettle.ErrRejected]. The
+// refusal itself is an [*OpenError].
+var ErrOpen = fmt.Errorf("breaker: open: %w", mettle.ErrRejected)
+
+// errCrashed stands for the error of a call that panicked or called Goexit.
+var errCrashed = errors.New("breaker: the call panicked or called runtime.Goexit")
+
+// Breaker is a [mettle.Policy] that refuses calls while its dependency fails. It is
+// made by [New], may be used from many goroutines at once, and needs no closing.
+type Breaker struct {
+	// phase is all that admission depends on, in one immutable value, so that a
+	// call loads one word and sees one state with the deadline, the generation and
+	// the configuration that belong to it.
+	phase atomic.Pointer[phase]
+	clock clock.Clock
+
+	// The fields below are written while calls fail or are refused; the padding
+	// keeps those writes off the line that every healthy call reads.
+	_ [64]byte
+
+	mu         sync.Mutex // held to replace phase, and for the probes' leases; never over a hook
+	events     []event    // guarded by mu: changes not yet told
+	delivering bool       // guarded by mu: somebody is telling them
+
+	tally  tally
+	series atomic.Pointer[series] // labels of the metrics, made when first observed
+}
+
+// tally counts what the windows do not.
+type tally struct {
+	failed                     [3]atomic.Uint64 // by outcome: Failure, Overload, Timeout
+	succeeded                  atomic.Uint64    // outside the closed state
+	ignored, rejected, stale   atomic.Uint64
+	opened, halfOpened, closed atomic.Uint64 // changes of the effective state
+}
+
+// New returns a closed breaker. It panics when [Config.Validate] finds fault.
+func New(c Config) *Breaker {
+	if err := c.Validate(); err != nil {
+		panic(err.Error())
+	}
+	return newBreaker(newSettings(c), c.Name)
+}
+
+func newBreaker(s *settings, name string) *Breaker {
+	if s.Name != name {
+		named := *s
+		named.Name = name
+		s = &named
+	}
+	b := &Breaker{clock: clock.New()}
+	now := b.clock.Now()
+	p := &phase{set: s, since: now, counts: newCounts(s, now, nil)}
+	p.plain = true
+	b.phase.Store(p)
+	return b
+}
+
+// Do runs op if the breaker admits the call, and counts its outcome. A refusal is
+// an [*OpenError]. A panic or Goexit in op counts as a failure. When ctx is done on
+// entry, Do returns its cause and nothing is counted.
+func (b *Breaker) Do(ctx context.Context, op func(context.Context) error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return b.run(ctx, nil, op)
+}
+
+// Wrap returns the breaker bound to next; see [mettle.Wrapper].
+func (b *Breaker) Wrap(next mettle.Policy) mettle.Policy { return &bound{b, next} }
+
+type bound struct {
+	b    *Breaker
+	next mettle.Policy
+}
+
+func (w *bound) Do(ctx context.Context, op func(context.Context) error) error {
+	return w.b.run(ctx, w.next, op)
+}
+
+func (b *Breaker) run(ctx context.Context, next mettle.Policy, op func(context.Context) error) error {
+	p, err := b.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	returned := false
+	defer func() {
+		if !returned {
+			b.settle(&p, mettle.Failure, errCrashed)
+		}
+	}()
+	if next == nil {
+		err = op(ctx)
+	} else {
+		err = next.Do(ctx, op)
+	}
+	returned = true
+	p.Done(err)
+	return err
+}
+
+// Acquire asks for admission of one call that the caller makes itself. The permit
+// must be given back with [Permit.Done]. A refusal is an [*OpenError]. When ctx is
+// done, Acquire returns its cause. The permit keeps ctx until it is done.
+func (b *Breaker) Acquire(ctx context.Context) (Permit, error) {
+	if ctx.Err() != nil {
+		return Permit{}, context.Cause(ctx)
+	}
+	return b.acquire(ctx)
+}
+
+func (b *Breaker) acquire(ctx context.Context) (Permit, error) {
+	ph := b.phase.Load()
+	if !ph.plain {
+		return b.acquireSlow(ctx)
+	}
+	return b.permit(ctx, ph, 0), nil
+}
+
+func (b *Breaker) permit(ctx context.Context, ph *phase, lease uint64) Permit {
+	p := Permit{b: b, ctx: ctx, phase: ph, lease: lease}
+	// The start matters to the rule on slow calls, and to tell whether a deadline
+	// of the caller's gave the dependency a fair time. Other calls do not pay for
+	// the clock.
+	_, deadline := ctx.Deadline()
+	if deadline || ph.set.SlowCall > 0 {
+		p.timed = true
+		p.begun = b.clock.Now()
+	}
+	return p
+}
+
+// Permit is the admission of one call. The zero Permit is harmless. A Permit must
+// not be copied after it was returned and must not be used concurrently: a copy
+// knows nothing of the original's Done.
+type Permit struct {
+	b     *Breaker // nil: the zero Permit, or done
+	ctx   context.Context
+	phase *phase // in which the call was admitted
+	begun int64  // when, if timed
+	lease uint64 // of a probe; 0: none
+	timed bool
+	free  bool // admitted by an override alone: its outcome counts for nothing
+}
+
+// Done reports how the call ended: err is its error, nil for success. What that
+// means is for Config.Classify to say, with the context of Acquire. Only the first
+// Done of a permit has an effect. A call whose outcome says nothing about the
+// dependency reports an error that is classified as ignored, such as
+// [mettle.ErrRejected].
+//
+// Hooks may run before Done returns.
+func (p *Permit) Done(err error) {
+	b := p.b
+	if b == nil {
+		return
+	}
+	if err == nil && p.phase.set.Classify == nil {
+		b.settle(p, mettle.Success, nil)
+		return
+	}
+	b.settle(p, b.classify(p, err), err)
+}
+
+// classify asks the user's classifier, or ours.
+func (b *Breaker) classify(p *Permit, err error) mettle.Outcome {
+	classify := p.phase.set.Classify
+	if classify == nil {
+		return mettle.Classify(p.ctx, err)
+	}
+	classified := false
+	defer func() {
+		if !classified { // a panic: it tells of the classifier, not of the dependency
+			b.settle(p, mettle.Ignored, nil)
+		}
+	}()
+	o := classify(p.ctx, err)
+	classified = true
+	return o
+}
+
+// settle counts the outcome of p's call, which was not settled before.
+func (b *Breaker) settle(p *Permit, o mettle.Outcome, err error) {
+	p.b = nil
+	ph := b.phase.Load()
+	if ph.gen != p.phase.gen {
+		b.tally.stale.Add(1)
+		return
+	}
+	var now int64
+	slow := false
+	if p.timed || ph.counts.rate != nil {
+		now = b.clock.Now()
+	}
+	if p.timed {
+		took := time.Duration(now - p.begun)
+		slow = ph.set.SlowCall > 0 && took >= ph.set.SlowCall
+		if o.Failed() && took < ph.set.fairTime() && callerTimedOut(p.ctx) {
+			o = mettle.Ignored
+		}
+	}
+	if p.lease != 0 {
+		b.settleProbe(p, o, slow, err)
+		return
+	}
+	if p.free || o != mettle.Success {
+		b.tally.count(o)
+	}
+	if !p.free && (o == mettle.Success || o.Failed()) {
+		b.count(p, ph, now, o.Failed(), slow, err)
+	}
+}
+
+// callerTimedOut reports whether the deadline of the caller itself has passed. The
+// clock is asked as well: a transport can report a deadline before the context does.
+func callerTimedOut(ctx context.Context) bool {
+	if ctx.Err() == context.DeadlineExceeded {
+		return true
+	}
+	deadline, ok := ctx.Deadline()
+	return ok && time.Until(deadline) <= 0
+}
+
+// fairTime is how long a call must have run for the caller's own deadline to be
+// evidence: a caller in a hurry cannot trip a healthy dependency.
+func (s *settings) fairTime() time.Duration {
+	if s.SlowCall > 0 {
+		return s.SlowCall
+	}
+	return fairTime
+}
+
+// count records a call of the closed state and opens the breaker if that makes a
+// rule hold.
+func (b *Breaker) count(p *Permit, ph *phase, now int64, failed, slow bool, err error) {
+	c := ph.counts
+	if ph.set.Consecutive > 0 {
+		if failed {
+			if n := c.run.Add(1); n >= int64(ph.set.Consecutive) {
+				b.open(p.ctx, ph, Change{Rule: RuleConsecutive, Bad: int(n), Err: err})
+				return
+			}
+		} else if c.run.Load() != 0 { // read before write: success after success shares the line
+			c.run.Store(0)
+		}
+	}
+	if c.rate == nil {
+		return
+	}
+	if c.rate.Stale(now) {
+		ph = b.renew(now)
+		c = ph.counts
+	}
+	if b.judge(p, ph, c.rate, now, failed, Change{Rule: RuleFailureRate, Err: err}) || c.slow == nil {
+		return
+	}
+	b.judge(p, ph, c.slow, now, slow, Change{Rule: RuleSlowRate, Err: err})
+}
+
+// judge counts a call in a window, opens the breaker if the window's rule now
+// holds, and reports whether it does.
+func (b *Breaker) judge(p *Permit, ph *phase, w *window.Window, now int64, bad bool, c Change) bool {
+	in := w.Add(now, bad)
+	// Success makes a rate fall, so that only the success that makes the calls
+	// enough can make the rule hold. Where the bucket alone holds enough of them,
+	// they were enough before, and there is nothing to add up.
+	if !bad && in > ph.set.MinCalls {
+		return false
+	}
+	units := ph.set.failureUnits
+	if c.Rule == RuleSlowRate {
+		units = ph.set.slowUnits
+	}
+	c.Calls, c.Bad = w.Sum(now)
+	if units == 0 || c.Calls < ph.set.MinCalls || int64(c.Bad)*rateUnit < units*int64(c.Calls) {
+		return false
+	}
+	c.Window = ph.set.Window
+	b.open(p.ctx, ph, c)
+	return true
+}
+
+// State returns what the breaker does with calls now, overrides included. It is a
+// pure read. An open breaker whose delay is over is still open until a call comes
+// to probe.
+func (b *Breaker) State() State {
+	ph := b.phase.Load()
+	if ph.plain {
+		return Closed
+	}
+	s, _ := ph.effective(b.clock.Now())
+	return s
+}
+
+// RemainingDelay returns how long the breaker will refuse every call: 0 when it is
+// closed or half-open, or when the next call would be a probe. Under an override
+// that opens the breaker until it is released, it is the longest Duration.
+func (b *Breaker) RemainingDelay() time.Duration {
+	ph := b.phase.Load()
+	if ph.plain {
+		return 0
+	}
+	now := b.clock.Now()
+	if s, until := ph.effective(now); s == Open {
+		return remaining(until, now)
+	}
+	return 0
+}
+
+// remaining returns the time from now until then, never negative.
+func remaining(until, now int64) time.Duration {
+	if until == forever {
+		return time.Duration(forever)
+	}
+	return time.Duration(max(0, until-now))
+}
+
+// OpenError is the refusal of a breaker. It Is [ErrOpen] and [mettle.ErrRejected].
+// One value serves all refusals of one opening, so it must not be changed.
+type OpenError struct {
+	Name string // of the breaker
+
+	why   string
+	clock clock.Clock
+	until int64 // forever: not known
+}
+
+// Error tells which breaker refused, and why.
+func (e *OpenError) Error() string {
+	name := ""
+	if e.Name != "" {
+		name = fmt.Sprintf("%q ", e.Name)
+	}
+	return "breaker: " + name + e.why
+}
+
+// Is reports whether target is [ErrOpen] or [mettle.ErrRejected].
+func (e *OpenError) Is(target error) bool {
+	return target == ErrOpen || target == mettle.ErrRejected
+}
+
+// RetryAfter returns how long, from now, the breaker will refuse every call. It is
+// negative, which is no suggestion, when nobody knows: under an override without
+// an end.
+func (e *OpenError) RetryAfter() time.Duration {
+	if e.until == forever || e.clock == (clock.Clock{}) {
+		return -1
+	}
+	return remaining(e.until, e.clock.Now())
+}

@@ -1,0 +1,201 @@
+package breaker
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/mettle-go/mettle"
+	"github.com/mettle-go/mettle/internal/window"
+)
+
+// The recommended values, which a zero field of [Config] stands for.
+const (
+	defaultWindow       = 10 * time.Second
+	defaultFailureRate  = 0.5
+	defaultMinCalls     = 20
+	defaultConsecutive  = 10
+	defaultSlowRate     = 0.5
+	defaultOpenFor      = time.Second
+	defaultMaxOpenFor   = 5 // times OpenFor
+	defaultProbes       = 1
+	defaultSuccesses    = 2
+	defaultProbeTimeout = 15 * time.Second
+)
+
+const (
+	// fairTime is how long a call must have run for the caller's own deadline to
+	// count against the dependency, where no SlowCall says what is slow.
+	fairTime = 50 * time.Millisecond
+	// retryAfterCap bounds the opening that a dependency asks for by a Retry-After,
+	// unless MaxOpenFor allows more.
+	retryAfterCap = time.Minute
+	// jitter is how much longer than nominal an opening may last, so that clients
+	// that opened together do not probe together.
+	jitter = 0.2
+	// rateUnit is the denominator that rates are compared with: whole numbers
+	// decide, so that 57 of 100 reach a rate of 0.57.
+	rateUnit = 1e9
+)
+
+// Config says when a breaker opens and how it closes again. The zero Config is
+// valid and recommended; for the numbers, a zero field is the recommended value.
+type Config struct {
+	// Name appears in errors, metrics and changes. It may be empty.
+	Name string
+
+	// Window is the span of time over which rates are measured. Zero: 10 s. At
+	// least 16 ms.
+	Window time.Duration
+	// FailureRate opens the breaker when at least this share of the calls in the
+	// window failed, above 0 and at most 1, to a precision of 1e-9. Zero: 0.5.
+	// Negative: no rule on the failure rate.
+	FailureRate float64
+	// MinCalls is how many calls the window must hold before a rate is judged. It
+	// does not hold back Consecutive. Zero: 20. At most one million.
+	MinCalls int
+	// Consecutive opens the breaker at so many failures in a row, however far
+	// apart. Zero: 10. Negative: no rule on failures in a row.
+	Consecutive int
+
+	// SlowCall is the duration from which a call is slow, whether it succeeds or
+	// not. Zero or negative: no rule on slow calls, since only the caller knows what
+	// slow is. The rule costs every call a second clock read.
+	SlowCall time.Duration
+	// SlowRate opens the breaker when at least this share of the calls in the window
+	// was slow, above 0 and at most 1. Zero: 0.5. Negative: no rule.
+	SlowRate float64
+
+	// OpenFor is the least time that the breaker stays open. Each opening lasts its
+	// nominal delay times a random factor in [1, 1.2). The nominal delay is OpenFor
+	// at first, doubles with every reopening up to MaxOpenFor, and is OpenFor again
+	// after the breaker was closed for a whole Window. A Retry-After on the failure
+	// that opens the breaker sets the delay instead, up to a minute or MaxOpenFor,
+	// whichever is more. Zero: 1 s.
+	OpenFor time.Duration
+	// MaxOpenFor bounds the nominal delay. Zero: five times OpenFor. It must not be
+	// less than OpenFor.
+	MaxOpenFor time.Duration
+
+	// Probes is how many calls may be in flight at once while half-open. Zero: 1.
+	Probes int
+	// Successes is how many probes must succeed to close, more than Probes if need
+	// be. One failed probe opens again. Zero: 2.
+	Successes int
+	// ProbeTimeout is how long a probe may take. One that has not reported by then
+	// counts as failed, and what it reports later is void. Zero: 15 s.
+	ProbeTimeout time.Duration
+	// Ramp is how long admission takes to rise to every call after the breaker has
+	// closed again: from a tenth of the calls, linearly. Zero or negative: all calls
+	// are admitted at once.
+	Ramp time.Duration
+
+	// Classify tells the outcome of a call. Nil: [mettle.Classify].
+	Classify mettle.Classifier
+	// OnChange is called after every change of the state that State shows: in order,
+	// one at a time, with no lock held, on the goroutine of a call that happened to be
+	// there. It may call the breaker. A hook that blocks holds up that one call and
+	// the hooks after it, and no state. A panic in the hook goes to the caller. Nil:
+	// nobody is told.
+	OnChange func(Change)
+}
+
+// Validate reports every field that [New] would refuse, or nil.
+func (c Config) Validate() error {
+	var errs []error
+	bad := func(field string, value any, want string) {
+		errs = append(errs, fmt.Errorf("breaker: %s is %v, must be %s", field, value, want))
+	}
+	rate := func(field string, v float64) {
+		if math.IsNaN(v) || v > 1 || v > 0 && v < 1/rateUnit {
+			bad(field, v, "above 0 and at most 1, zero for the default, or negative for no rule")
+		}
+	}
+	atLeast := func(field string, v time.Duration) {
+		if v < 0 {
+			bad(field, v, "positive, or zero for the default")
+		}
+	}
+	if c.Window < 0 || c.Window > 0 && c.Window < window.MinSpan {
+		bad("Window", c.Window, fmt.Sprintf("at least %v, or zero for the default", window.MinSpan))
+	}
+	rate("FailureRate", c.FailureRate)
+	rate("SlowRate", c.SlowRate)
+	if c.MinCalls < 0 || c.MinCalls > 1e6 {
+		bad("MinCalls", c.MinCalls, "between 1 and 1000000, or zero for the default")
+	}
+	atLeast("OpenFor", c.OpenFor)
+	atLeast("MaxOpenFor", c.MaxOpenFor)
+	atLeast("ProbeTimeout", c.ProbeTimeout)
+	if open := c.OpenFor; c.MaxOpenFor > 0 {
+		if open == 0 {
+			open = defaultOpenFor
+		}
+		if c.MaxOpenFor < open {
+			bad("MaxOpenFor", c.MaxOpenFor, fmt.Sprintf("at least OpenFor (%v)", open))
+		}
+	}
+	if c.Probes < 0 {
+		bad("Probes", c.Probes, "positive, or zero for the default")
+	}
+	if c.Successes < 0 {
+		bad("Successes", c.Successes, "positive, or zero for the default")
+	}
+	return errors.Join(errs...)
+}
+
+// settings is a Config in the form that calls use. It is immutable, so that a call
+// sees one whole configuration however often it is replaced.
+type settings struct {
+	Config                        // with the defaults filled in; rules that are off are zero
+	failureUnits, slowUnits int64 // rates in parts of rateUnit; 0: no rule
+}
+
+func newSettings(c Config) *settings {
+	s := &settings{}
+	orDefault(&c.Window, defaultWindow)
+	orDefault(&c.FailureRate, defaultFailureRate)
+	orDefault(&c.MinCalls, defaultMinCalls)
+	orDefault(&c.Consecutive, defaultConsecutive)
+	orDefault(&c.SlowRate, defaultSlowRate)
+	orDefault(&c.OpenFor, defaultOpenFor)
+	if c.MaxOpenFor == 0 {
+		c.MaxOpenFor = saturate(float64(c.OpenFor) * defaultMaxOpenFor)
+	}
+	orDefault(&c.Probes, defaultProbes)
+	orDefault(&c.Successes, defaultSuccesses)
+	orDefault(&c.ProbeTimeout, defaultProbeTimeout)
+	c.FailureRate = max(c.FailureRate, 0)
+	c.Consecutive = max(c.Consecutive, 0)
+	c.SlowCall, c.SlowRate = max(c.SlowCall, 0), max(c.SlowRate, 0)
+	if c.SlowCall == 0 || c.SlowRate == 0 {
+		c.SlowCall, c.SlowRate = 0, 0
+	}
+	c.Ramp = max(c.Ramp, 0)
+	s.failureUnits = int64(math.Round(c.FailureRate * rateUnit))
+	s.slowUnits = int64(math.Round(c.SlowRate * rateUnit))
+	s.Config = c
+	return s
+}
+
+func orDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// saturate turns nanoseconds into a Duration, the longest there is if need be.
+func saturate(ns float64) time.Duration {
+	if ns >= math.MaxInt64/2 {
+		return math.MaxInt64 / 2 // leaves room to add it to a reading of the clock
+	}
+	return time.Duration(ns)
+}
+
+// openDelay returns the duration of an opening whose nominal delay is d, with the
+// random factor in [0, 1) given.
+func openDelay(d time.Duration, random float64) time.Duration {
+	return max(d, saturate(float64(d)*(1+jitter*random)))
+}

@@ -1,0 +1,237 @@
+package breaker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"iter"
+	"maps"
+	"sync"
+	"sync/atomic"
+
+	"github.com/mettle-go/mettle"
+)
+
+const (
+	defaultMaxKeys = 10_000
+	// A shard's map is copied whole when a key is added, so shards are kept small;
+	// past maxShards it is the number of locks that no longer matters.
+	keysPerShard = 32
+	maxShards    = 256
+)
+
+// GroupConfig configures a [Group]. The zero GroupConfig is valid and recommended.
+type GroupConfig struct {
+	// Config is that of every breaker in the group. A breaker's name is Config.Name
+	// with the key in brackets, as fmt.Sprint prints it.
+	Config Config
+	// MaxKeys bounds how many breakers the group keeps. Zero: 10,000.
+	MaxKeys int
+}
+
+// Validate reports every field that [NewGroup] would refuse, or nil.
+func (c GroupConfig) Validate() error {
+	err := c.Config.Validate()
+	if c.MaxKeys < 0 {
+		err = errors.Join(err, fmt.Errorf("breaker: MaxKeys is %d, must be positive, or zero for the default", c.MaxKeys))
+	}
+	return err
+}
+
+// Group holds one breaker per key, such as a host or a tenant, under a bound. It
+// is made by [NewGroup] and may be used from many goroutines at once. Finding the
+// breaker of a known key takes no lock.
+//
+// When the bound is reached, a key that was not asked for lately makes room for a
+// new one. Only closed breakers are let go, those without a recent failure first:
+// whatever keys an attacker chooses, memory is bounded and an open breaker stays.
+type Group[K comparable] struct {
+	set      *settings
+	name     string
+	seed     maphash.Seed
+	perShard int
+	shards   []shard[K]
+
+	evicted, untracked atomic.Uint64
+	labels             [4][]mettle.Label // without a state, and by State
+}
+
+type shard[K comparable] struct {
+	// keys is replaced, never changed, so that a look needs no lock.
+	keys atomic.Pointer[map[K]*entry]
+	mu   sync.Mutex // held to replace keys
+	_    [48]byte   // a line for each shard
+}
+
+type entry struct {
+	breaker *Breaker
+	asked   atomic.Bool // since somebody last looked for room
+}
+
+// NewGroup returns an empty group. It panics when [GroupConfig.Validate] finds fault.
+func NewGroup[K comparable](c GroupConfig) *Group[K] {
+	if err := c.Validate(); err != nil {
+		panic(err.Error())
+	}
+	orDefault(&c.MaxKeys, defaultMaxKeys)
+	shards := 1
+	for shards < maxShards && c.MaxKeys/(2*shards) >= keysPerShard {
+		shards *= 2
+	}
+	g := &Group[K]{
+		set:      newSettings(c.Config),
+		name:     c.Config.Name,
+		seed:     maphash.MakeSeed(),
+		perShard: c.MaxKeys / shards,
+		shards:   make([]shard[K], shards),
+	}
+	for i := range g.shards {
+		g.shards[i].keys.Store(&map[K]*entry{})
+	}
+	series := newSeries(g.name)
+	g.labels = [4][]mettle.Label{series.policy, series.states[0], series.states[1], series.states[2]}
+	return g
+}
+
+// Get returns the breaker of key, a new one if the group has none. Ask anew for
+// each call, and the breaker stays as long as it is used. When no breaker may be
+// let go, because all of them are open or half-open, the one returned is not kept.
+func (g *Group[K]) Get(key K) *Breaker {
+	s := &g.shards[maphash.Comparable(g.seed, key)&uint64(len(g.shards)-1)]
+	e, ok := (*s.keys.Load())[key]
+	if !ok {
+		return g.add(s, key)
+	}
+	if !e.asked.Load() { // read before write: every call for a busy key passes here
+		e.asked.Store(true)
+	}
+	return e.breaker
+}
+
+// add makes the breaker of a key that the shard did not have.
+func (g *Group[K]) add(s *shard[K], key K) *Breaker {
+	fresh := newBreaker(g.set, fmt.Sprintf("%s[%v]", g.name, key)) // outside the lock: it may run the key's String
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := *s.keys.Load()
+	if e, ok := old[key]; ok {
+		return e.breaker
+	}
+	next := maps.Clone(old)
+	if len(next) >= g.perShard {
+		victim, ok := leastMissed(next)
+		if !ok {
+			g.untracked.Add(1)
+			return fresh
+		}
+		delete(next, victim)
+		g.evicted.Add(1)
+	}
+	e := &entry{breaker: fresh}
+	e.asked.Store(true)
+	next[key] = e
+	s.keys.Store(&next)
+	return fresh
+}
+
+// leastMissed returns the key to let go: of the closed breakers, one that was not
+// asked for since the last time, without failures if possible. Each look uses up
+// what the keys have gained by being asked for.
+func leastMissed[K comparable](keys map[K]*entry) (victim K, ok bool) {
+	best := 0
+	for k, e := range keys {
+		s := e.breaker.Stats()
+		if s.State != Closed || s.Machine != Closed || s.Overridden {
+			continue
+		}
+		rank := 1
+		if s.Consecutive == 0 && s.Failed == 0 {
+			rank++
+		}
+		if !e.asked.Swap(false) {
+			rank += 2
+		}
+		if rank > best {
+			victim, best = k, rank
+		}
+	}
+	return victim, best > 0
+}
+
+// Len returns how many breakers the group keeps.
+func (g *Group[K]) Len() int {
+	n := 0
+	for i := range g.shards {
+		n += len(*g.shards[i].keys.Load())
+	}
+	return n
+}
+
+// All returns the keys and breakers that the group keeps, in no order. What is
+// added or let go meanwhile may or may not be among them.
+func (g *Group[K]) All() iter.Seq2[K, *Breaker] {
+	return func(yield func(K, *Breaker) bool) {
+		for i := range g.shards {
+			for k, e := range *g.shards[i].keys.Load() {
+				if !yield(k, e.breaker) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// By returns a policy that runs each call under the breaker of its key, which key
+// finds in the call's context. A panic in key goes to the caller before anything is
+// held. A nil key panics.
+func (g *Group[K]) By(key func(context.Context) K) mettle.Policy {
+	if key == nil {
+		panic("breaker: Group.By: key is nil")
+	}
+	return &keyed[K]{g: g, key: key}
+}
+
+// keyed is a group with a way to find the key; next is nil until it is wrapped.
+type keyed[K comparable] struct {
+	g    *Group[K]
+	key  func(context.Context) K
+	next mettle.Policy
+}
+
+func (p *keyed[K]) Do(ctx context.Context, op func(context.Context) error) error {
+	if p.next == nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return p.g.Get(p.key(ctx)).run(ctx, p.next, op)
+}
+
+func (p *keyed[K]) Wrap(next mettle.Policy) mettle.Policy {
+	return &keyed[K]{p.g, p.key, next}
+}
+
+func (p *keyed[K]) Observe(yield func(mettle.Metric) bool) { p.g.Observe(yield) }
+
+// Observe yields metrics of the group as a whole, so that their number does not
+// grow with the keys; see [mettle.Observable]. A breaker of [Group.All] yields its own.
+func (g *Group[K]) Observe(yield func(mettle.Metric) bool) {
+	var states [3]int
+	for _, b := range g.All() {
+		states[b.State()]++
+	}
+	for state, n := range states {
+		if !yield(mettle.Metric{
+			Kind: mettle.Gauge, Name: "mettle.breaker.group.keys", Unit: "{key}",
+			Help: "Keys with a breaker, by its state.", Labels: g.labels[1+state], Value: float64(n),
+		}) {
+			return
+		}
+	}
+	_ = yield(mettle.Metric{
+		Kind: mettle.Counter, Name: "mettle.breaker.group.evicted", Unit: "{key}",
+		Help: "Keys that made room for others.", Labels: g.labels[0], Value: float64(g.evicted.Load()),
+	}) && yield(mettle.Metric{
+		Kind: mettle.Counter, Name: "mettle.breaker.group.untracked", Unit: "{call}",
+		Help: "Calls whose key found no room.", Labels: g.labels[0], Value: float64(g.untracked.Load()),
+	})
+}

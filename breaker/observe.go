@@ -1,0 +1,137 @@
+package breaker
+
+import (
+	"time"
+
+	"github.com/mettle-go/mettle"
+)
+
+// Stats is a snapshot of a breaker. Its fields are read one after the other while
+// calls go on, so that they need not add up exactly.
+type Stats struct {
+	State   State // what calls meet, as [Breaker.State]
+	Machine State // the breaker's own state beneath an override
+
+	// Override is the one in force, the zero Override if Overridden is false.
+	Override   Override
+	Overridden bool
+
+	Generation     uint64        // how often Machine has changed
+	RemainingDelay time.Duration // as [Breaker.RemainingDelay]
+	Probes         int           // in flight while half-open
+
+	// Calls and Failed are what the window holds while closed, Slow how many of its
+	// calls were slow, Consecutive the failures in a row.
+	Calls, Failed, Slow, Consecutive int
+
+	// Totals since New. Succeeded is not known, and stays 0, for calls that were
+	// counted with all rules on rates turned off.
+	Succeeded, Failures, Overloads, Timeouts, Ignored, Rejected, Stale uint64
+}
+
+// Stats returns a snapshot. It is a pure read and allocates nothing.
+func (b *Breaker) Stats() Stats {
+	now := b.clock.Now()
+	ph := b.phase.Load()
+	s := Stats{
+		Generation: ph.gen,
+		Succeeded:  b.succeeded(ph),
+		Failures:   b.tally.failed[0].Load(),
+		Overloads:  b.tally.failed[1].Load(),
+		Timeouts:   b.tally.failed[2].Load(),
+		Ignored:    b.tally.ignored.Load(),
+		Rejected:   b.tally.rejected.Load(),
+		Stale:      b.tally.stale.Load(),
+	}
+	var until int64
+	s.State, until = ph.effective(now)
+	s.Machine, _ = ph.machine(now)
+	if s.State == Open {
+		s.RemainingDelay = remaining(until, now)
+	}
+	if ph.force != nil && now < ph.force.until {
+		s.Override, s.Overridden = ph.force.Override, true
+	}
+	switch s.Machine {
+	case HalfOpen:
+		s.Probes = int(ph.half.inFlight.Load())
+	case Closed:
+		s.Consecutive = int(ph.counts.run.Load())
+		if w := ph.counts.rate; w != nil && !w.Stale(now) {
+			s.Calls, s.Failed = w.Sum(now)
+		}
+		if w := ph.counts.slow; w != nil && !w.Stale(now) {
+			_, s.Slow = w.Sum(now)
+		}
+	}
+	return s
+}
+
+// succeeded returns how many calls succeeded in all. Successes in the closed state
+// are counted by the window alone, at no cost to a healthy call.
+func (b *Breaker) succeeded(ph *phase) uint64 {
+	n := b.tally.succeeded.Load()
+	if w := ph.counts.rate; w != nil {
+		total, bad := w.Lifetime()
+		n += total - min(bad, total)
+	}
+	return n
+}
+
+// series holds the labels of a breaker's metrics.
+type series struct {
+	policy   []mettle.Label
+	outcomes [5][]mettle.Label
+	states   [3][]mettle.Label
+}
+
+func newSeries(name string) *series {
+	policy := mettle.Label{Key: "policy", Value: name}
+	s := &series{policy: []mettle.Label{policy}}
+	for o := range s.outcomes {
+		s.outcomes[o] = []mettle.Label{policy, {Key: "outcome", Value: mettle.Outcome(o).String()}}
+	}
+	for i := range s.states {
+		s.states[i] = []mettle.Label{policy, {Key: "state", Value: State(i).String()}}
+	}
+	return s
+}
+
+// labels makes the labels at the first look, so that a breaker that nobody watches
+// stays small.
+func (b *Breaker) labels(name string) *series {
+	if s := b.series.Load(); s != nil {
+		return s
+	}
+	b.series.CompareAndSwap(nil, newSeries(name))
+	return b.series.Load()
+}
+
+// Observe yields the breaker's metrics; see [mettle.Observable].
+func (b *Breaker) Observe(yield func(mettle.Metric) bool) {
+	s := b.Stats()
+	l := b.labels(b.phase.Load().set.Name)
+	more := true
+	emit := func(kind mettle.Kind, name, unit, help string, labels []mettle.Label, v float64) {
+		more = more && yield(mettle.Metric{Kind: kind, Name: name, Unit: unit, Help: help, Labels: labels, Value: v})
+	}
+	count := func(name, unit, help string, labels []mettle.Label, v uint64) {
+		emit(mettle.Counter, name, unit, help, labels, float64(v))
+	}
+	for o, n := range [...]uint64{s.Succeeded, s.Failures, s.Overloads, s.Timeouts, s.Ignored} {
+		count("mettle.breaker.calls", "{call}", "Calls that ended, by outcome.", l.outcomes[o], n)
+	}
+	count("mettle.breaker.rejected", "{call}", "Calls refused.", l.policy, s.Rejected)
+	count("mettle.breaker.stale", "{call}", "Calls that ended after the state that admitted them, and counted for nothing.", l.policy, s.Stale)
+	for i, n := range [...]uint64{b.tally.closed.Load(), b.tally.opened.Load(), b.tally.halfOpened.Load()} {
+		count("mettle.breaker.transitions", "{transition}", "Changes of state, by the state changed to.", l.states[i], n)
+	}
+	for i := range l.states {
+		v := 0.0
+		if s.State == State(i) {
+			v = 1
+		}
+		emit(mettle.Gauge, "mettle.breaker.state", "1", "1 for the state that calls meet, 0 for the others.", l.states[i], v)
+	}
+	emit(mettle.Gauge, "mettle.breaker.probes", "{call}", "Probes in flight.", l.policy, float64(s.Probes))
+}
