@@ -1,0 +1,101 @@
+package retry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/mettle-go/mettle"
+)
+
+// The reasons of a [Retrier] to stop, one of which an [*Error] Is. None Is
+// [mettle.ErrRejected]: the operation did run, and its failure counts.
+var (
+	// ErrExhausted: MaxAttempts attempts have failed.
+	ErrExhausted = errors.New("retry: attempts exhausted")
+	// ErrDeadline: the wait would end at or past the deadline of the context.
+	ErrDeadline = errors.New("retry: no time before the deadline")
+	// ErrElapsed: the wait would end at or past MaxElapsed.
+	ErrElapsed = errors.New("retry: no time before MaxElapsed")
+	// ErrBudget: the budget did not allow a resend.
+	ErrBudget = errors.New("retry: budget spent")
+	// ErrRetryAfter: the failure asks for a longer wait than MaxRetryAfter.
+	// [mettle.RetryAfter] of the error tells how long.
+	ErrRetryAfter = errors.New("retry: suggested wait above MaxRetryAfter")
+)
+
+// Error is returned when a call failed in a way that could have been retried, and
+// was not or no more. It Is both Last and Reason. It is made for one call and
+// belongs to the caller.
+type Error struct {
+	// Attempts is how many attempts ran, at least 1.
+	Attempts int
+	// Elapsed is the time from the start of the call, waits included.
+	Elapsed time.Duration
+	// Last is the last failure of the operation. A refusal of an inner policy, and
+	// an attempt cut short by the caller, are Last only where nothing else failed.
+	Last error
+	// Reason is why there was no further attempt: one of ErrExhausted, ErrDeadline,
+	// ErrElapsed, ErrBudget, ErrRetryAfter; the cause of the context's end; or a
+	// refusal that followed on the failure. It wraps the error of the last attempt
+	// where that is not Last.
+	Reason error
+}
+
+// Error returns a text with all four fields, such as
+// "retry: 3 attempts in 312ms: connection refused (attempts exhausted)".
+func (e *Error) Error() string {
+	plural := "s"
+	if e.Attempts == 1 {
+		plural = ""
+	}
+	reason := strings.TrimPrefix(fmt.Sprint(e.Reason), "retry: ")
+	return fmt.Sprintf("retry: %d attempt%s in %v: %v (%s)", e.Attempts, plural, e.Elapsed, e.Last, reason)
+}
+
+// Unwrap returns Last and Reason.
+func (e *Error) Unwrap() []error { return []error{e.Last, e.Reason} }
+
+// Outcome returns the class of Last, so that an enclosing policy sees the failure of
+// the dependency and not the refusal or cancellation that kept it from being retried.
+func (e *Error) Outcome() mettle.Outcome {
+	return mettle.Classify(context.Background(), e.Last)
+}
+
+// LogValue returns the four fields as a group.
+func (e *Error) LogValue() slog.Value {
+	return slog.GroupValue(
+		slog.Int("attempts", e.Attempts),
+		slog.Duration("elapsed", e.Elapsed),
+		slog.Any("last", e.Last),
+		slog.Any("reason", e.Reason),
+	)
+}
+
+// permanent reports whether an error in err's tree has a method Permanent() bool
+// that returns true. Not errors.As, which would stop at the first that has the
+// method, whatever that one says.
+func permanent(err error) bool {
+	for err != nil {
+		if p, ok := err.(interface{ Permanent() bool }); ok && p.Permanent() {
+			return true
+		}
+		switch e := err.(type) {
+		case interface{ Unwrap() error }:
+			err = e.Unwrap()
+		case interface{ Unwrap() []error }:
+			for _, branch := range e.Unwrap() {
+				if permanent(branch) {
+					return true
+				}
+			}
+			return false
+		default:
+			return false
+		}
+	}
+	return false
+}

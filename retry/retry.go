@@ -1,0 +1,441 @@
+// Package retry runs an operation again when it failed in a way that may pass.
+//
+//	r := retry.New(retry.Config{Name: "payments"})
+//	err := r.Do(ctx, func(ctx context.Context) error { return charge(ctx, order) })
+//
+// Retries help with failures that are rare and independent, and make things worse
+// when they are neither. So the zero [Config] spreads its waits with full jitter,
+// keeps to a [Budget] that dries up when the dependency is down, never begins a wait
+// that the deadline would cut short, and resends in one layer only when several are
+// stacked.
+//
+// # What is retried
+//
+// After each attempt the first of these that applies decides:
+//
+//  1. nil comes back as nil, even when the context has ended meanwhile.
+//  2. An error marked [mettle.Permanent] comes back unchanged.
+//  3. So does one that is no failure of the dependency by [mettle.Classify]: an
+//     answer about the request itself, the caller's own cancellation, a refusal
+//     by an inner policy. RetryIf takes the place of this test.
+//  4. When the caller's context is done, there is no further attempt.
+//  5. MaxAttempts, MaxRetryAfter, the deadline of the context, MaxElapsed and the
+//     budget, in this order, may each end the call.
+//
+// Where 4 or 5 ends it, the result is an [*Error] that Is both the last failure and
+// the reason to stop. So it is when a refusal or the end of the context, which alone
+// would come back unchanged, follows on a failure of an earlier attempt.
+//
+// # Waits
+//
+// The wait is what the Backoff says, or longer when the failure suggests it with a
+// method RetryAfter() time.Duration (see [mettle.RetryAfter]). A suggestion is a
+// floor, and up to a tenth of it is added at random, because those who were told
+// the same time would all come at once.
+package retry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"time"
+
+	"github.com/mettle-go/mettle"
+	"github.com/mettle-go/mettle/internal/clock"
+)
+
+// Config says when a [Retrier] resends. The zero Config is valid and is the
+// recommended one.
+type Config struct {
+	// Name is the label of the metrics and of the trace events. Zero: no name.
+	Name string
+
+	// MaxAttempts is how many attempts a call makes at most, the first included,
+	// so 1 never resends. Zero: 3.
+	MaxAttempts int
+
+	// Backoff tells how long to wait between attempts.
+	// Nil: FullJitter(100ms, 5s), drawn from Rand.
+	Backoff Backoff
+
+	// MaxElapsed bounds the start of the last attempt, counted from the start of
+	// the call: a wait that would end then or later is not begun. It cuts no
+	// attempt short; that is for a timeout to do. Zero: no bound.
+	MaxElapsed time.Duration
+
+	// MaxRetryAfter is the longest wait that a failure may suggest. When one asks
+	// for more, the call ends with [ErrRetryAfter], because coming back sooner
+	// than asked is worse than not at all. The jitter on top is not counted.
+	// Zero: 30 s.
+	MaxRetryAfter time.Duration
+
+	// Budget bounds the resends of all calls together; share one between all that
+	// call the same dependency. Nil: a budget of its own, NewBudget(BudgetConfig{}).
+	// NoBudget: resends are not bounded.
+	Budget *Budget
+
+	// RetryIf reports whether to retry after err, which is not nil. It takes the
+	// place of the test of the outcome only: what is Permanent is not retried, and
+	// nothing is once the context is done. To wait until a breaker lets calls
+	// through again, return true for its refusals too, as in
+	//
+	//	errors.Is(err, breaker.ErrOpen) || mettle.Classify(ctx, err).Failed()
+	//
+	// It is called from many goroutines at once. When it panics, the panic goes
+	// through Do. Nil: retry when mettle.Classify gives Failure, Overload or Timeout.
+	RetryIf func(err error) bool
+
+	// OnRetry is called before each wait, on the goroutine of the call and with no
+	// lock held. Do waits for it, and lets its panic through. Nil: not called.
+	OnRetry func(Event)
+
+	// Nested makes a Retrier resend even where another one, or a hedge, around it
+	// does so already. Attempts then multiply. False: inside another's attempt
+	// (mettle.Attempt of the context is not 0) the operation runs once, its result
+	// is passed through, and nothing of the budget is touched.
+	Nested bool
+
+	// Rand is where the jitter comes from that is added to a suggested wait, and
+	// that of the default Backoff. It is called from as many goroutines as Do is,
+	// and most sources are not safe for that. Nil is: the generator behind the
+	// functions of math/rand/v2.
+	Rand rand.Source
+}
+
+const (
+	defaultMaxAttempts   = 3
+	defaultBase          = 100 * time.Millisecond
+	defaultMax           = 5 * time.Second
+	defaultMaxRetryAfter = 30 * time.Second
+)
+
+// Validate reports every mistake in c, joined, or nil.
+func (c Config) Validate() error {
+	var mistakes []error
+	refuse := func(format string, args ...any) {
+		mistakes = append(mistakes, fmt.Errorf("retry: "+format, args...))
+	}
+	if c.MaxAttempts < 0 {
+		refuse("MaxAttempts is %d, must be at least 1, or 0 for %d", c.MaxAttempts, defaultMaxAttempts)
+	}
+	if c.MaxElapsed < 0 {
+		refuse("MaxElapsed is %v, must be positive, or 0 for no bound", c.MaxElapsed)
+	}
+	if c.MaxRetryAfter < 0 {
+		refuse("MaxRetryAfter is %v, must be positive, or 0 for %v", c.MaxRetryAfter, defaultMaxRetryAfter)
+	}
+	if c.Budget != nil && !c.Budget.unlimited && c.Budget.limit == 0 {
+		refuse("Budget is the zero Budget, which allows nothing, must be made by NewBudget, or nil for one of its own")
+	}
+	return errors.Join(mistakes...)
+}
+
+// Event tells [Config.OnRetry] about a resend to come.
+type Event struct {
+	// Context is that of the attempt that failed: mettle.Attempt of it is Attempt.
+	Context context.Context
+	// Policy is the Name in the Config.
+	Policy string
+	// Attempt is the number of the attempt that failed, 1 for the first.
+	Attempt int
+	// Delay is how long the wait before the next one will be.
+	Delay time.Duration
+	// Elapsed is the time since the start of the call.
+	Elapsed time.Duration
+	// Err is the failure.
+	Err error
+}
+
+// Retrier is the policy that resends. It is made by [New], is immutable, and may be
+// used from many goroutines at once. It holds no goroutine, and a timer only while a
+// call waits.
+type Retrier struct {
+	name          string
+	maxAttempts   int
+	backoff       Backoff
+	maxElapsed    time.Duration
+	maxRetryAfter time.Duration
+	budget        *Budget
+	ownBudget     bool
+	retryIf       func(error) bool
+	onRetry       func(Event)
+	nested        bool
+	below         func(n uint64) uint64 // draws from [0, n)
+	clock         clock.Clock
+	labels        labels
+
+	_        [64]byte // counters are written by every call, the fields above only read
+	counters counters
+}
+
+var (
+	_ mettle.Wrapper    = (*Retrier)(nil)
+	_ mettle.Observable = (*Retrier)(nil)
+	_ mettle.Observable = (*Budget)(nil)
+)
+
+// New returns a Retrier. It panics when [Config.Validate] has something to say.
+func New(c Config) *Retrier {
+	if err := c.Validate(); err != nil {
+		panic(err.Error())
+	}
+	r := &Retrier{
+		name:          c.Name,
+		maxAttempts:   c.MaxAttempts,
+		backoff:       c.Backoff,
+		maxElapsed:    c.MaxElapsed,
+		maxRetryAfter: c.MaxRetryAfter,
+		budget:        c.Budget,
+		retryIf:       c.RetryIf,
+		onRetry:       c.OnRetry,
+		nested:        c.Nested,
+		below:         uint64N(c.Rand),
+		clock:         clock.New(),
+		labels:        newLabels(c.Name),
+	}
+	if r.maxAttempts == 0 {
+		r.maxAttempts = defaultMaxAttempts
+	}
+	if r.backoff == nil {
+		r.backoff = Jitter{Rand: c.Rand}.Full(defaultBase, defaultMax)
+	}
+	if r.maxRetryAfter == 0 {
+		r.maxRetryAfter = defaultMaxRetryAfter
+	}
+	if r.budget == nil {
+		r.budget, r.ownBudget = NewBudget(BudgetConfig{Name: c.Name}), true
+	}
+	return r
+}
+
+// Do runs op until it succeeds, fails for good, or may not be run again, one attempt
+// after the other. The context of each attempt descends from ctx and carries its
+// number ([mettle.Attempt]). The package documentation says what is retried and
+// which error comes back.
+//
+// When ctx is done on entry, op does not run and Do returns [context.Cause] of ctx.
+// When ctx ends during a wait, Do returns at once.
+func (r *Retrier) Do(ctx context.Context, op func(context.Context) error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return r.run(ctx, nil, op)
+}
+
+// Wrap returns the Retrier bound to next. See [mettle.Wrapper].
+func (r *Retrier) Wrap(next mettle.Policy) mettle.Policy { return &bound{r, next} }
+
+type bound struct {
+	r    *Retrier
+	next mettle.Policy
+}
+
+func (b *bound) Do(ctx context.Context, op func(context.Context) error) error {
+	return b.r.run(ctx, b.next, op)
+}
+
+// invoke runs op under next, or as it is where there is no next.
+func invoke(ctx context.Context, next mettle.Policy, op func(context.Context) error) error {
+	if next == nil {
+		return op(ctx)
+	}
+	return next.Do(ctx, op)
+}
+
+func (r *Retrier) run(ctx context.Context, next mettle.Policy, op func(context.Context) error) error {
+	if !r.nested && mettle.Attempt(ctx) > 0 {
+		r.counters.passed.Add(1)
+		return invoke(ctx, next, op)
+	}
+	c := call{r: r, ctx: ctx, start: r.clock.Now()}
+	for c.n = 1; ; c.n++ {
+		attempt := mettle.WithAttempt(ctx, c.n)
+		err := c.attempt(attempt, next, op)
+		if err == nil {
+			r.budget.Deposit()
+			return nil
+		}
+		delay, outcome, end := c.judge(err)
+		if end != nil {
+			return end
+		}
+		if cause := c.wait(attempt, delay, outcome, err); cause != nil {
+			return c.stop(stopContext, cause, err, outcome)
+		}
+	}
+}
+
+// call is one call of Do on its way through the attempts.
+type call struct {
+	r       *Retrier
+	ctx     context.Context // the caller's
+	start   int64           // reading of the clock
+	n       int             // the attempt that runs or ran last, from 1
+	prev    time.Duration   // what the backoff said last
+	failure error           // the last failure of the dependency, nil while there is none
+}
+
+// attempt runs op once and counts what came of it.
+func (c *call) attempt(ctx context.Context, next mettle.Policy, op func(context.Context) error) error {
+	err := errAborted
+	defer func() { c.r.counters.ended(c.n, err) }()
+	if t := mettle.ContextTrace(ctx); t != nil {
+		err = c.traced(t, ctx, next, op)
+	} else {
+		err = invoke(ctx, next, op)
+	}
+	return err
+}
+
+// errAborted stands for the error that an attempt did not live to return.
+var errAborted = errors.New("retry: the attempt panicked or called runtime.Goexit")
+
+func (c *call) traced(t *mettle.Trace, ctx context.Context, next mettle.Policy, op func(context.Context) error) error {
+	if t.AttemptStart != nil {
+		t.AttemptStart(mettle.TraceEvent{Policy: c.r.name, Attempt: c.n})
+	}
+	if t.AttemptDone == nil {
+		return invoke(ctx, next, op)
+	}
+	start, err := c.r.clock.Now(), errAborted
+	// Deferred, because whoever began something in AttemptStart must be able to
+	// end it when op panics.
+	defer func() {
+		elapsed := time.Duration(c.r.clock.Now() - start)
+		t.AttemptDone(mettle.TraceEvent{Policy: c.r.name, Attempt: c.n, Elapsed: elapsed, Err: err})
+	}()
+	err = invoke(ctx, next, op)
+	return err
+}
+
+// judge decides what follows on err: a resend after delay, for which the budget has
+// been charged, or the end of the call with the error end.
+func (c *call) judge(err error) (delay time.Duration, outcome mettle.Outcome, end error) {
+	r := c.r
+	outcome = mettle.Classify(c.ctx, err)
+	if permanent(err) || !r.retryable(outcome, err) {
+		return 0, outcome, c.giveBack(err, outcome)
+	}
+	if c.ctx.Err() != nil {
+		cause := context.Cause(c.ctx)
+		if errors.Is(err, cause) || errors.Is(err, c.ctx.Err()) {
+			// The end of the caller's time, and nothing else, ended the attempt.
+			return 0, outcome, c.giveBack(err, mettle.Ignored)
+		}
+		return 0, outcome, c.stop(stopContext, cause, err, outcome)
+	}
+	if c.n >= r.maxAttempts {
+		return 0, outcome, c.stop(stopExhausted, ErrExhausted, err, outcome)
+	}
+	delay, ok := c.delay(err)
+	if !ok {
+		return 0, outcome, c.stop(stopRetryAfter, ErrRetryAfter, err, outcome)
+	}
+	if deadline, ok := c.ctx.Deadline(); ok && delay >= time.Until(deadline) {
+		return 0, outcome, c.stop(stopDeadline, ErrDeadline, err, outcome)
+	}
+	if r.maxElapsed > 0 && delay >= r.maxElapsed-c.elapsed() {
+		return 0, outcome, c.stop(stopElapsed, ErrElapsed, err, outcome)
+	}
+	if !r.budget.Withdraw(outcome) {
+		return 0, outcome, c.stop(stopBudget, ErrBudget, err, outcome)
+	}
+	if outcome != mettle.Ignored {
+		c.failure = err
+	}
+	return delay, outcome, nil
+}
+
+func (r *Retrier) retryable(outcome mettle.Outcome, err error) bool {
+	if r.retryIf != nil {
+		return r.retryIf(err)
+	}
+	return outcome.Failed()
+}
+
+// delay returns how long to wait before the next attempt, or false when err asks
+// for a longer wait than is allowed.
+func (c *call) delay(err error) (time.Duration, bool) {
+	c.prev = max(c.r.backoff(c.n, c.prev), 0)
+	floor, ok := mettle.RetryAfter(err)
+	if !ok {
+		return c.prev, true
+	}
+	if floor > c.r.maxRetryAfter {
+		return 0, false
+	}
+	spread := min(floor/10, math.MaxInt64-floor)
+	return max(c.prev, between(c.r.below, floor, floor+spread)), true
+}
+
+// wait calls the hooks and lets delay pass. It returns the cause when ctx is done
+// before or by the end of it, and then, or when a hook panics, the budget has back
+// what the resend would have cost.
+func (c *call) wait(attempt context.Context, delay time.Duration, outcome mettle.Outcome, err error) (cause error) {
+	resend := false
+	defer func() {
+		if !resend {
+			c.r.budget.Refund(outcome)
+		}
+	}()
+	if hook := c.r.onRetry; hook != nil {
+		hook(Event{
+			Context: attempt, Policy: c.r.name, Attempt: c.n, Delay: delay, Elapsed: c.elapsed(), Err: err,
+		})
+	}
+	if t := mettle.ContextTrace(attempt); t != nil && t.Wait != nil {
+		t.Wait(mettle.TraceEvent{Policy: c.r.name, Attempt: c.n, Delay: delay, Err: err})
+	}
+	if delay > 0 {
+		timer := time.NewTimer(delay)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-c.ctx.Done():
+		}
+	}
+	// Looked at after the timer too: when both are ready, select picks either.
+	if c.ctx.Err() != nil {
+		return context.Cause(c.ctx)
+	}
+	resend = true
+	return nil
+}
+
+func (c *call) elapsed() time.Duration { return time.Duration(c.r.clock.Now() - c.start) }
+
+// giveBack ends the call with err, which is not to be retried: unchanged, unless it
+// would hide a failure of the dependency.
+func (c *call) giveBack(err error, outcome mettle.Outcome) error {
+	kind, reason := stopNotRetryable, err
+	switch {
+	case outcome == mettle.Success:
+		// An answer about the request is a success of the dependency.
+		c.r.budget.Deposit()
+	case outcome == mettle.Ignored && c.ctx.Err() != nil:
+		kind, reason = stopContext, context.Cause(c.ctx)
+	}
+	if outcome == mettle.Ignored && c.failure != nil {
+		return c.stop(kind, reason, err, outcome)
+	}
+	c.r.counters.stops[kind].Add(1)
+	return err
+}
+
+// stop ends the call, whose last attempt ended with err, for reason.
+func (c *call) stop(kind stopKind, reason, err error, outcome mettle.Outcome) error {
+	c.r.counters.stops[kind].Add(1)
+	last := err
+	if outcome == mettle.Ignored && c.failure != nil {
+		last = c.failure
+		switch {
+		case errors.Is(err, reason):
+			reason = err
+		case !errors.Is(reason, err):
+			reason = fmt.Errorf("%w: %w", reason, err)
+		}
+	}
+	return &Error{Attempts: c.n, Elapsed: c.elapsed(), Last: last, Reason: reason}
+}

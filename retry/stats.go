@@ -1,0 +1,143 @@
+package retry
+
+import (
+	"sync/atomic"
+
+	"github.com/mettle-go/mettle"
+)
+
+// Stats is what a [Retrier] has counted since [New]. The counts are read one after
+// the other while calls go on, so that they may differ by those calls.
+type Stats struct {
+	// Attempts is how many attempts have ended, and Retries how many of them were
+	// not the first of their call.
+	Attempts, Retries uint64
+	// Successes is how many calls succeeded at the first attempt, at the second,
+	// and at a later one.
+	Successes [3]uint64
+	// Exhausted, Deadline, Elapsed, Budget and RetryAfter are how many calls ended
+	// with the Err of that name; Context, how many because the context was done;
+	// NotRetryable, how many with an error that is not retried.
+	Exhausted, Deadline, Elapsed, Budget, RetryAfter, Context, NotRetryable uint64
+	// PassedThrough is how many calls were inside another policy's attempt and so
+	// were not retried here. They are in none of the other counts.
+	PassedThrough uint64
+}
+
+// Stats returns the counts so far. It changes nothing.
+func (r *Retrier) Stats() Stats {
+	c := &r.counters
+	first := c.first.Load()
+	return Stats{
+		Attempts:      first + c.attempts.Load(),
+		Retries:       c.retries.Load(),
+		Successes:     [3]uint64{first, c.second.Load(), c.later.Load()},
+		Exhausted:     c.stops[stopExhausted].Load(),
+		Deadline:      c.stops[stopDeadline].Load(),
+		Elapsed:       c.stops[stopElapsed].Load(),
+		Budget:        c.stops[stopBudget].Load(),
+		RetryAfter:    c.stops[stopRetryAfter].Load(),
+		Context:       c.stops[stopContext].Load(),
+		NotRetryable:  c.stops[stopNotRetryable].Load(),
+		PassedThrough: c.passed.Load(),
+	}
+}
+
+// Observe yields the metrics of r, and those of its budget unless that was passed in
+// by [Config.Budget]: a shared budget is observed for itself, once.
+func (r *Retrier) Observe(yield func(mettle.Metric) bool) {
+	s := r.Stats()
+	counter := func(name, unit, help string, labels []mettle.Label, value uint64) bool {
+		return yield(mettle.Metric{
+			Kind: mettle.Counter, Name: name, Unit: unit, Help: help, Labels: labels, Value: float64(value),
+		})
+	}
+	if !counter("mettle.retry.attempts", "{attempt}", "Attempts that have ended.", r.labels.policy, s.Attempts) ||
+		!counter("mettle.retry.retries", "{attempt}", "Attempts after the first of a call.", r.labels.policy, s.Retries) ||
+		!counter("mettle.retry.passed_through", "{call}", "Calls left to the retry around this one.", r.labels.policy, s.PassedThrough) {
+		return
+	}
+	for i, n := range s.Successes {
+		if !counter("mettle.retry.successes", "{call}", "Calls that succeeded, by attempt.", r.labels.successes[i], n) {
+			return
+		}
+	}
+	stops := [stopKinds]uint64{
+		stopExhausted: s.Exhausted, stopDeadline: s.Deadline, stopElapsed: s.Elapsed, stopBudget: s.Budget,
+		stopRetryAfter: s.RetryAfter, stopContext: s.Context, stopNotRetryable: s.NotRetryable,
+	}
+	for kind, n := range stops {
+		if !counter("mettle.retry.stops", "{call}", "Calls that failed, by why there was no further attempt.", r.labels.stops[kind], n) {
+			return
+		}
+	}
+	if r.ownBudget {
+		r.budget.observe(r.labels.policy, yield)
+	}
+}
+
+// stopKind is why a call that did not succeed made no further attempt.
+type stopKind uint8
+
+const (
+	stopExhausted stopKind = iota
+	stopDeadline
+	stopElapsed
+	stopBudget
+	stopRetryAfter
+	stopContext
+	stopNotRetryable
+	stopKinds
+)
+
+var stopNames = [stopKinds]string{
+	"exhausted", "deadline", "elapsed", "budget", "retry_after", "context", "not_retryable",
+}
+
+type counters struct {
+	first    atomic.Uint64 // successes of a first attempt: all that a healthy call writes
+	attempts atomic.Uint64 // that ended, but for those in first
+	retries  atomic.Uint64
+	second   atomic.Uint64 // successes of a second attempt
+	later    atomic.Uint64
+	passed   atomic.Uint64
+	stops    [stopKinds]atomic.Uint64
+}
+
+// ended counts attempt n, which ended with err.
+func (c *counters) ended(n int, err error) {
+	if n == 1 && err == nil {
+		c.first.Add(1)
+		return
+	}
+	c.attempts.Add(1)
+	if n > 1 {
+		c.retries.Add(1)
+	}
+	switch {
+	case err != nil:
+	case n == 2:
+		c.second.Add(1)
+	default:
+		c.later.Add(1)
+	}
+}
+
+// labels are made once, so that Observe makes none.
+type labels struct {
+	policy    []mettle.Label
+	successes [3][]mettle.Label
+	stops     [stopKinds][]mettle.Label
+}
+
+func newLabels(name string) labels {
+	policy := mettle.Label{Key: "policy", Value: name}
+	l := labels{policy: []mettle.Label{policy}}
+	for i, attempt := range [...]string{"1", "2", "3+"} {
+		l.successes[i] = []mettle.Label{policy, {Key: "attempt", Value: attempt}}
+	}
+	for kind, reason := range stopNames {
+		l.stops[kind] = []mettle.Label{policy, {Key: "reason", Value: reason}}
+	}
+	return l
+}
