@@ -1,0 +1,62 @@
+package bulkhead
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/mettle-go/mettle"
+)
+
+// ErrFull is what every refusal of a bulkhead Is. Each refusal is a [*FullError] and
+// Is [mettle.ErrRejected] too.
+var ErrFull = errors.New("bulkhead: full")
+
+// FullError is the refusal of a full bulkhead. It carries no RetryAfter, because a
+// bulkhead does not know when a slot comes free.
+//
+// All refusals of one kind share one value: read it, do not change it.
+type FullError struct {
+	Name     string        // Name of the bulkhead's Config
+	Limit    int           // calls in flight at once
+	MaxQueue int           // calls waiting at once; zero where nobody may wait
+	Waited   time.Duration // MaxWait, if the call waited so long in vain; zero if it was refused at once
+}
+
+// Error names the bulkhead and says which of its bounds was reached.
+func (e *FullError) Error() string {
+	name := ""
+	if e.Name != "" {
+		name = fmt.Sprintf("%q ", e.Name)
+	}
+	switch {
+	case e.Waited > 0:
+		return fmt.Sprintf("bulkhead: %sfull: none of %d slots came free within %v", name, e.Limit, e.Waited)
+	case e.MaxQueue > 0:
+		return fmt.Sprintf("bulkhead: %sfull: %d calls in flight and %d waiting", name, e.Limit, e.MaxQueue)
+	default:
+		return fmt.Sprintf("bulkhead: %sfull: %d calls in flight", name, e.Limit)
+	}
+}
+
+// Is reports whether target is [ErrFull] or [mettle.ErrRejected].
+func (e *FullError) Is(target error) bool {
+	return target == ErrFull || target == mettle.ErrRejected
+}
+
+// refusals holds the errors for one Limit, made ahead so that a refusal allocates
+// nothing.
+type refusals struct {
+	full FullError // there was no slot and no room to wait
+	late FullError // there was no slot within MaxWait
+}
+
+func (b *Bulkhead) newRefusals(limit int) *refusals {
+	r := &refusals{full: FullError{Name: b.name, Limit: limit}}
+	if b.maxWait > 0 {
+		r.full.MaxQueue = b.room(limit)
+	}
+	r.late = r.full
+	r.late.Waited = b.maxWait
+	return r
+}
