@@ -1,0 +1,197 @@
+package mettletest
+
+import (
+	"bytes"
+	"context"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mettle-go/mettle"
+)
+
+// TestPolicy checks that the policies made by newPolicy keep the contract of
+// [mettle.Policy], and those of [mettle.Wrapper] and [mettle.Observable] if they
+// have these methods. Each promise is a subtest, tried on the policy alone and
+// between others in a pipeline. Run it with the race detector.
+//
+// The policy is held to no rule of its own, so TestPolicy needs to know none; it
+// asks five things of what it is given:
+//
+//   - newPolicy returns a new policy each time, which shares nothing with those
+//     before it and lets its first call through. It is called inside a
+//     testing/synctest bubble, so whatever reads the clock is to be made in it.
+//   - The policy makes no success of a failure. A fallback, say, is given a Run
+//     that fails too.
+//   - It may refuse calls, but left alone for a day it admits one again. A call
+//     that it keeps waiting is admitted or refused within a day.
+//   - Its waits are such that a bubble can tell: a call blocked on a [sync.Mutex]
+//     while another call's op runs hangs the test.
+//   - Its capacity, if it has one, is at most 1,000 calls; less is better, for a
+//     leak shows only when all of it has leaked.
+func TestPolicy(t *testing.T, newPolicy func() mettle.Policy, opts ...Option) {
+	t.Helper()
+	var o options
+	for _, opt := range opts {
+		opt(&o)
+	}
+	for _, sh := range shapes {
+		t.Run(sh.name, func(t *testing.T) {
+			for _, c := range checks {
+				if c.alone && sh.compose != nil {
+					continue
+				}
+				t.Run(c.name, func(t *testing.T) {
+					c.run(t, t, sh.make(newPolicy), o)
+				})
+			}
+		})
+	}
+}
+
+// Option changes what [TestPolicy] demands.
+type Option func(*options)
+
+type options struct{ overlap bool }
+
+// MayOverlap allows the policy to run op more than once at a time, as a hedge
+// does. Since op may then run on a goroutine of the policy's own, a panic is only
+// held to keep its value, not its stack.
+func MayOverlap() Option { return func(o *options) { o.overlap = true } }
+
+// leaveAlone is how long a policy has to recover from anything.
+const leaveAlone = 24 * time.Hour
+
+// hammer is how many calls go wrong in a row before the policy must still work.
+const hammer = 1000
+
+// reporter is as much of a [testing.T] as a check needs. The tests of the suite
+// stand in for it, since they want checks to fail.
+type reporter interface {
+	Errorf(format string, args ...any)
+}
+
+// first reports the first few failures of a check, which may try a thousand calls.
+type first struct {
+	reporter
+	n atomic.Int32
+}
+
+func (f *first) Errorf(format string, args ...any) {
+	const few = 10
+	switch n := f.n.Add(1); {
+	case n <= few:
+		f.reporter.Errorf(format, args...)
+	case n == few+1:
+		f.reporter.Errorf("and more of the kind")
+	}
+}
+
+// check is one promise of the contract. It goes on after a failure where that
+// makes sense, and returns where it does not.
+type check struct {
+	name  string
+	alone bool // not tried in pipelines
+	leave bool // end the bubble at once, so that what a call left behind shows
+	test  func(*suite)
+}
+
+// checks is the contract, in the order in which a failure is best read: later
+// checks rely on what earlier ones establish.
+var checks = []check{
+	{name: "runs op", test: testRunsOp},
+	{name: "returns op's error", test: testError},
+	{name: "hands on the context", test: testContext},
+	{name: "context done on entry", test: testDoneOnEntry},
+	{name: "context done while waiting", test: testDoneWhileWaiting},
+	{name: "success after the context ended", test: testLateSuccess},
+	{name: "op ends before Do returns", test: testOpEnds},
+	{name: "panic passes through", test: testPanic},
+	{name: "Goexit passes through", test: testGoexit},
+	{name: "gives everything back", test: testGivesBack},
+	{name: "refuses properly", test: testRefusal},
+	{name: "ignores what is no outcome", test: testIgnored},
+	{name: "hooks call back in", test: testHooks},
+	{name: "concurrent use", test: testConcurrent},
+	{name: "Wrap binds the policy", alone: true, test: testWrap},
+	{name: "Wrap shares the state", alone: true, test: testWrapShares},
+	{name: "Observe only reads", test: testObserve},
+	{name: "leaves no goroutine", leave: true, test: testLeavesNothing},
+}
+
+// run runs the check in a bubble of its own and reports to r.
+func (c check) run(t *testing.T, r reporter, newPolicy func() mettle.Policy, o options) {
+	defer func() {
+		// A deadlock of the bubble, which would end the whole test binary.
+		if dead := recover(); dead != nil {
+			r.Errorf("%v; a call hangs, or has left a goroutine behind:\n%s", dead, bubbled())
+		}
+	}()
+	synctest.Test(t, func(*testing.T) {
+		c.test(&suite{reporter: &first{reporter: r}, options: o, newPolicy: newPolicy})
+		if !c.leave {
+			time.Sleep(leaveAlone) // whatever runs too late runs now
+		}
+	})
+}
+
+// bubbled returns the stacks of the goroutines that are in a bubble.
+func bubbled() []byte {
+	all := make([]byte, 1<<20)
+	all = all[:runtime.Stack(all, true)]
+	var in [][]byte
+	for g := range bytes.SplitSeq(all, []byte("\n\n")) {
+		head, _, _ := bytes.Cut(g, []byte("\n"))
+		if bytes.Contains(head, []byte("synctest bubble")) {
+			in = append(in, g)
+		}
+	}
+	return bytes.Join(in, []byte("\n\n"))
+}
+
+// suite is what one check works with.
+type suite struct {
+	reporter
+	options
+	newPolicy func() mettle.Policy
+}
+
+// shape is a place in which a policy may stand.
+type shape struct {
+	name    string
+	compose func(mettle.Policy) mettle.Policy // nil: the policy as it is
+}
+
+var shapes = []shape{
+	{"alone", nil},
+	{"outside a PolicyFunc", func(p mettle.Policy) mettle.Policy {
+		return mettle.Compose(pass{}, p, mettle.PolicyFunc(handOn))
+	}},
+	{"inside a PolicyFunc", func(p mettle.Policy) mettle.Policy {
+		return mettle.Compose(mettle.PolicyFunc(handOn), p, pass{})
+	}},
+}
+
+func (sh shape) make(newPolicy func() mettle.Policy) func() mettle.Policy {
+	if sh.compose == nil {
+		return newPolicy
+	}
+	return func() mettle.Policy { return sh.compose(newPolicy()) }
+}
+
+// handOn is the least a policy can do.
+func handOn(ctx context.Context, op func(context.Context) error) error { return op(ctx) }
+
+// pass is handOn as a Wrapper.
+type pass struct{ next mettle.Policy }
+
+func (p pass) Wrap(next mettle.Policy) mettle.Policy { return pass{next} }
+
+func (p pass) Do(ctx context.Context, op func(context.Context) error) error {
+	if p.next == nil {
+		return op(ctx)
+	}
+	return p.next.Do(ctx, op)
+}
