@@ -50,24 +50,34 @@ type Breaker struct {
 	phase atomic.Pointer[phase]
 	clock clock.Clock
 
-	// The fields below are written while calls fail or are refused; the padding
-	// keeps those writes off the line that every healthy call reads.
-	_ [64]byte
-
 	mu         sync.Mutex // held to replace phase, and for the probes' leases; never over a hook
-	events     []event    // guarded by mu: changes not yet told
-	delivering bool       // guarded by mu: somebody is telling them
+	delivering bool       // guarded by mu: somebody is telling the events
 
-	tally  tally
-	series atomic.Pointer[series] // labels of the metrics, made when first observed
+	// What a healthy call does not touch is made when first needed. It keeps an idle
+	// breaker small, and the counting of failures and refusals off the line above.
+	more atomic.Pointer[more]
 }
 
-// tally counts what the windows do not.
-type tally struct {
+// more is the part of a breaker that only calls which fail, are refused or are
+// watched need.
+type more struct {
+	events []event // guarded by Breaker.mu: changes not yet told
+	series *series
+
+	// What the windows do not count.
 	failed                     [3]atomic.Uint64 // by outcome: Failure, Overload, Timeout
 	succeeded                  atomic.Uint64    // outside the closed state
 	ignored, rejected, stale   atomic.Uint64
 	opened, halfOpened, closed atomic.Uint64 // changes of the effective state
+}
+
+// rest returns the part of b that is made when first needed.
+func (b *Breaker) rest() *more {
+	if m := b.more.Load(); m != nil {
+		return m
+	}
+	b.more.CompareAndSwap(nil, &more{series: newSeries(b.phase.Load().set.name)})
+	return b.more.Load()
 }
 
 // New returns a closed breaker. It panics when [Config.Validate] finds fault.
@@ -79,9 +89,9 @@ func New(c Config) *Breaker {
 }
 
 func newBreaker(s *settings, name string) *Breaker {
-	if s.Name != name {
+	if s.name != name {
 		named := *s
-		named.Name = name
+		named.name = name
 		s = &named
 	}
 	b := &Breaker{clock: clock.New()}
@@ -115,8 +125,8 @@ func (w *bound) Do(ctx context.Context, op func(context.Context) error) error {
 }
 
 func (b *Breaker) run(ctx context.Context, next mettle.Policy, op func(context.Context) error) error {
-	p, err := b.acquire(ctx)
-	if err != nil {
+	var p Permit
+	if err := b.acquire(ctx, &p); err != nil {
 		return err
 	}
 	returned := false
@@ -125,6 +135,7 @@ func (b *Breaker) run(ctx context.Context, next mettle.Policy, op func(context.C
 			b.settle(&p, mettle.Failure, errCrashed)
 		}
 	}()
+	var err error
 	if next == nil {
 		err = op(ctx)
 	} else {
@@ -142,28 +153,34 @@ func (b *Breaker) Acquire(ctx context.Context) (Permit, error) {
 	if ctx.Err() != nil {
 		return Permit{}, context.Cause(ctx)
 	}
-	return b.acquire(ctx)
+	var p Permit
+	err := b.acquire(ctx, &p)
+	return p, err
 }
 
-func (b *Breaker) acquire(ctx context.Context) (Permit, error) {
+// acquire fills p, which is zero, where it lies: a Permit is large enough for the
+// copies to show.
+func (b *Breaker) acquire(ctx context.Context, p *Permit) error {
 	ph := b.phase.Load()
 	if !ph.plain {
-		return b.acquireSlow(ctx)
+		return b.acquireSlow(ctx, p)
 	}
-	return b.permit(ctx, ph, 0), nil
+	b.permit(ctx, ph, p)
+	return nil
 }
 
-func (b *Breaker) permit(ctx context.Context, ph *phase, lease uint64) Permit {
-	p := Permit{b: b, ctx: ctx, phase: ph, lease: lease}
+func (b *Breaker) permit(ctx context.Context, ph *phase, p *Permit) {
+	p.b, p.ctx, p.phase = b, ctx, ph
 	// The start matters to the rule on slow calls, and to tell whether a deadline
 	// of the caller's gave the dependency a fair time. Other calls do not pay for
 	// the clock.
-	_, deadline := ctx.Deadline()
-	if deadline || ph.set.SlowCall > 0 {
-		p.timed = true
-		p.begun = b.clock.Now()
+	if ph.set.slowCall == 0 {
+		if _, deadline := ctx.Deadline(); !deadline {
+			return
+		}
 	}
-	return p
+	p.timed = true
+	p.begun = b.clock.Now()
 }
 
 // Permit is the admission of one call. The zero Permit is harmless. A Permit must
@@ -191,7 +208,7 @@ func (p *Permit) Done(err error) {
 	if b == nil {
 		return
 	}
-	if err == nil && p.phase.set.Classify == nil {
+	if err == nil && p.phase.set.classify == nil {
 		b.settle(p, mettle.Success, nil)
 		return
 	}
@@ -200,7 +217,7 @@ func (p *Permit) Done(err error) {
 
 // classify asks the user's classifier, or ours.
 func (b *Breaker) classify(p *Permit, err error) mettle.Outcome {
-	classify := p.phase.set.Classify
+	classify := p.phase.set.classify
 	if classify == nil {
 		return mettle.Classify(p.ctx, err)
 	}
@@ -220,7 +237,7 @@ func (b *Breaker) settle(p *Permit, o mettle.Outcome, err error) {
 	p.b = nil
 	ph := b.phase.Load()
 	if ph.gen != p.phase.gen {
-		b.tally.stale.Add(1)
+		b.rest().stale.Add(1)
 		return
 	}
 	var now int64
@@ -230,7 +247,7 @@ func (b *Breaker) settle(p *Permit, o mettle.Outcome, err error) {
 	}
 	if p.timed {
 		took := time.Duration(now - p.begun)
-		slow = ph.set.SlowCall > 0 && took >= ph.set.SlowCall
+		slow = ph.set.slowCall > 0 && took >= ph.set.slowCall
 		if o.Failed() && took < ph.set.fairTime() && callerTimedOut(p.ctx) {
 			o = mettle.Ignored
 		}
@@ -240,7 +257,7 @@ func (b *Breaker) settle(p *Permit, o mettle.Outcome, err error) {
 		return
 	}
 	if p.free || o != mettle.Success {
-		b.tally.count(o)
+		b.rest().count(o)
 	}
 	if !p.free && (o == mettle.Success || o.Failed()) {
 		b.count(p, ph, now, o.Failed(), slow, err)
@@ -260,8 +277,8 @@ func callerTimedOut(ctx context.Context) bool {
 // fairTime is how long a call must have run for the caller's own deadline to be
 // evidence: a caller in a hurry cannot trip a healthy dependency.
 func (s *settings) fairTime() time.Duration {
-	if s.SlowCall > 0 {
-		return s.SlowCall
+	if s.slowCall > 0 {
+		return s.slowCall
 	}
 	return fairTime
 }
@@ -270,9 +287,9 @@ func (s *settings) fairTime() time.Duration {
 // rule hold.
 func (b *Breaker) count(p *Permit, ph *phase, now int64, failed, slow bool, err error) {
 	c := ph.counts
-	if ph.set.Consecutive > 0 {
+	if ph.set.consecutive > 0 {
 		if failed {
-			if n := c.run.Add(1); n >= int64(ph.set.Consecutive) {
+			if n := c.run.Add(1); n >= int64(ph.set.consecutive) {
 				b.open(p.ctx, ph, Change{Rule: RuleConsecutive, Bad: int(n), Err: err})
 				return
 			}
@@ -300,7 +317,7 @@ func (b *Breaker) judge(p *Permit, ph *phase, w *window.Window, now int64, bad b
 	// Success makes a rate fall, so that only the success that makes the calls
 	// enough can make the rule hold. Where the bucket alone holds enough of them,
 	// they were enough before, and there is nothing to add up.
-	if !bad && in > ph.set.MinCalls {
+	if !bad && in > ph.set.minCalls {
 		return false
 	}
 	units := ph.set.failureUnits
@@ -308,10 +325,10 @@ func (b *Breaker) judge(p *Permit, ph *phase, w *window.Window, now int64, bad b
 		units = ph.set.slowUnits
 	}
 	c.Calls, c.Bad = w.Sum(now)
-	if units == 0 || c.Calls < ph.set.MinCalls || int64(c.Bad)*rateUnit < units*int64(c.Calls) {
+	if units == 0 || c.Calls < ph.set.minCalls || int64(c.Bad)*rateUnit < units*int64(c.Calls) {
 		return false
 	}
-	c.Window = ph.set.Window
+	c.Window = ph.set.window
 	b.open(p.ctx, ph, c)
 	return true
 }

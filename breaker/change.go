@@ -168,8 +168,12 @@ func (e event) tell() {
 // it, which then tells ours too. One deliverer at a time and one queue keep the
 // events in order without a lock held over a hook.
 func (b *Breaker) deliver() {
+	m := b.more.Load()
+	if m == nil {
+		return // no event, ever
+	}
 	b.mu.Lock()
-	if b.delivering || len(b.events) == 0 {
+	if b.delivering || len(m.events) == 0 {
 		b.mu.Unlock()
 		return
 	}
@@ -186,14 +190,14 @@ func (b *Breaker) deliver() {
 		b.mu.Unlock()
 		b.deliver()
 	}()
-	for len(b.events) > 0 {
-		e := b.events[0]
-		b.events = b.events[1:]
+	for len(m.events) > 0 {
+		e := m.events[0]
+		m.events = m.events[1:]
 		b.mu.Unlock()
 		e.tell()
 		b.mu.Lock()
 	}
-	b.events = nil
+	m.events = nil
 	b.delivering = false
 	done = true
 	b.mu.Unlock()

@@ -145,37 +145,52 @@ func (c Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-// settings is a Config in the form that calls use. It is immutable, so that a call
-// sees one whole configuration however often it is replaced.
+// settings is a Config in the form that calls use, with the defaults filled in and
+// the rules that are off zero. It is immutable, so that a call sees one whole
+// configuration however often it is replaced.
 type settings struct {
-	Config                        // with the defaults filled in; rules that are off are zero
-	failureUnits, slowUnits int64 // rates in parts of rateUnit; 0: no rule
+	name                    string
+	window                  time.Duration
+	failureUnits, slowUnits int64 // rates in parts of rateUnit
+	minCalls, consecutive   int
+	slowCall                time.Duration
+	openFor, maxOpenFor     time.Duration
+	probes, successes       int
+	probeTimeout, ramp      time.Duration
+	classify                mettle.Classifier // nil: mettle.Classify
+	onChange                func(Change)
 }
 
 func newSettings(c Config) *settings {
-	s := &settings{}
 	orDefault(&c.Window, defaultWindow)
 	orDefault(&c.FailureRate, defaultFailureRate)
 	orDefault(&c.MinCalls, defaultMinCalls)
 	orDefault(&c.Consecutive, defaultConsecutive)
 	orDefault(&c.SlowRate, defaultSlowRate)
 	orDefault(&c.OpenFor, defaultOpenFor)
-	if c.MaxOpenFor == 0 {
-		c.MaxOpenFor = saturate(float64(c.OpenFor) * defaultMaxOpenFor)
-	}
+	orDefault(&c.MaxOpenFor, saturate(float64(c.OpenFor)*defaultMaxOpenFor))
 	orDefault(&c.Probes, defaultProbes)
 	orDefault(&c.Successes, defaultSuccesses)
 	orDefault(&c.ProbeTimeout, defaultProbeTimeout)
-	c.FailureRate = max(c.FailureRate, 0)
-	c.Consecutive = max(c.Consecutive, 0)
-	c.SlowCall, c.SlowRate = max(c.SlowCall, 0), max(c.SlowRate, 0)
-	if c.SlowCall == 0 || c.SlowRate == 0 {
-		c.SlowCall, c.SlowRate = 0, 0
+	s := &settings{
+		name:         c.Name,
+		window:       c.Window,
+		failureUnits: int64(math.Round(max(c.FailureRate, 0) * rateUnit)),
+		minCalls:     c.MinCalls,
+		consecutive:  max(c.Consecutive, 0),
+		openFor:      c.OpenFor,
+		maxOpenFor:   c.MaxOpenFor,
+		probes:       c.Probes,
+		successes:    c.Successes,
+		probeTimeout: c.ProbeTimeout,
+		ramp:         max(c.Ramp, 0),
+		classify:     c.Classify,
+		onChange:     c.OnChange,
 	}
-	c.Ramp = max(c.Ramp, 0)
-	s.failureUnits = int64(math.Round(c.FailureRate * rateUnit))
-	s.slowUnits = int64(math.Round(c.SlowRate * rateUnit))
-	s.Config = c
+	if c.SlowCall > 0 && c.SlowRate > 0 {
+		s.slowCall = c.SlowCall
+		s.slowUnits = int64(math.Round(c.SlowRate * rateUnit))
+	}
 	return s
 }
 

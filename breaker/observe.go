@@ -33,15 +33,20 @@ type Stats struct {
 func (b *Breaker) Stats() Stats {
 	now := b.clock.Now()
 	ph := b.phase.Load()
-	s := Stats{
-		Generation: ph.gen,
-		Succeeded:  b.succeeded(ph),
-		Failures:   b.tally.failed[0].Load(),
-		Overloads:  b.tally.failed[1].Load(),
-		Timeouts:   b.tally.failed[2].Load(),
-		Ignored:    b.tally.ignored.Load(),
-		Rejected:   b.tally.rejected.Load(),
-		Stale:      b.tally.stale.Load(),
+	s := Stats{Generation: ph.gen}
+	if w := ph.counts.rate; w != nil {
+		// Successes in the closed state are counted by the window alone.
+		total, bad := w.Lifetime()
+		s.Succeeded = total - min(bad, total)
+	}
+	if m := b.more.Load(); m != nil {
+		s.Succeeded += m.succeeded.Load()
+		s.Failures = m.failed[0].Load()
+		s.Overloads = m.failed[1].Load()
+		s.Timeouts = m.failed[2].Load()
+		s.Ignored = m.ignored.Load()
+		s.Rejected = m.rejected.Load()
+		s.Stale = m.stale.Load()
 	}
 	var until int64
 	s.State, until = ph.effective(now)
@@ -67,17 +72,6 @@ func (b *Breaker) Stats() Stats {
 	return s
 }
 
-// succeeded returns how many calls succeeded in all. Successes in the closed state
-// are counted by the window alone, at no cost to a healthy call.
-func (b *Breaker) succeeded(ph *phase) uint64 {
-	n := b.tally.succeeded.Load()
-	if w := ph.counts.rate; w != nil {
-		total, bad := w.Lifetime()
-		n += total - min(bad, total)
-	}
-	return n
-}
-
 // series holds the labels of a breaker's metrics.
 type series struct {
 	policy   []mettle.Label
@@ -97,20 +91,11 @@ func newSeries(name string) *series {
 	return s
 }
 
-// labels makes the labels at the first look, so that a breaker that nobody watches
-// stays small.
-func (b *Breaker) labels(name string) *series {
-	if s := b.series.Load(); s != nil {
-		return s
-	}
-	b.series.CompareAndSwap(nil, newSeries(name))
-	return b.series.Load()
-}
-
 // Observe yields the breaker's metrics; see [mettle.Observable].
 func (b *Breaker) Observe(yield func(mettle.Metric) bool) {
 	s := b.Stats()
-	l := b.labels(b.phase.Load().set.Name)
+	m := b.rest()
+	l := m.series
 	more := true
 	emit := func(kind mettle.Kind, name, unit, help string, labels []mettle.Label, v float64) {
 		more = more && yield(mettle.Metric{Kind: kind, Name: name, Unit: unit, Help: help, Labels: labels, Value: v})
@@ -123,7 +108,7 @@ func (b *Breaker) Observe(yield func(mettle.Metric) bool) {
 	}
 	count("mettle.breaker.rejected", "{call}", "Calls refused.", l.policy, s.Rejected)
 	count("mettle.breaker.stale", "{call}", "Calls that ended after the state that admitted them, and counted for nothing.", l.policy, s.Stale)
-	for i, n := range [...]uint64{b.tally.closed.Load(), b.tally.opened.Load(), b.tally.halfOpened.Load()} {
+	for i, n := range [...]uint64{m.closed.Load(), m.opened.Load(), m.halfOpened.Load()} {
 		count("mettle.breaker.transitions", "{transition}", "Changes of state, by the state changed to.", l.states[i], n)
 	}
 	for i := range l.states {

@@ -50,10 +50,10 @@ func newCounts(s *settings, now int64, older *counts) *counts {
 		if older != nil {
 			old = older.rate
 		}
-		c.rate = window.New(s.Window, now, old)
+		c.rate = window.New(s.window, now, old)
 	}
 	if s.slowUnits > 0 {
-		c.slow = window.New(s.Window, now, nil)
+		c.slow = window.New(s.window, now, nil)
 	}
 	return c
 }
@@ -107,7 +107,7 @@ func (p *phase) effective(now int64) (State, int64) {
 func (p *phase) machine(now int64) (State, int64) {
 	if p.state == HalfOpen {
 		if first := p.half.first.Load(); first <= now {
-			return Open, first + int64(p.half.again)
+			return Open, add(first, p.half.again)
 		}
 	}
 	return p.state, p.until
@@ -144,7 +144,7 @@ func (p *phase) look(now int64) (verdict, *OpenError) {
 		return ask, nil
 	case forced || p.plain:
 		return admit, nil
-	case now-p.since >= int64(p.set.Ramp):
+	case now-p.since >= int64(p.set.ramp):
 		return ask, nil
 	case p.ramped(now):
 		return admit, nil
@@ -154,7 +154,7 @@ func (p *phase) look(now int64) (verdict, *OpenError) {
 }
 
 // acquireSlow admits or refuses a call when the breaker is not plainly closed.
-func (b *Breaker) acquireSlow(ctx context.Context) (Permit, error) {
+func (b *Breaker) acquireSlow(ctx context.Context, p *Permit) error {
 	now := b.clock.Now()
 	ph := b.phase.Load()
 	v, e := ph.look(now)
@@ -163,11 +163,11 @@ func (b *Breaker) acquireSlow(ctx context.Context) (Permit, error) {
 		ph, v, e, lease = b.ask(ctx, now)
 	}
 	if v == refuse {
-		return Permit{}, b.reject(ctx, e)
+		return b.reject(ctx, e)
 	}
-	p := b.permit(ctx, ph, lease)
-	p.free = v == pass
-	return p, nil
+	b.permit(ctx, ph, p)
+	p.lease, p.free = lease, v == pass
+	return nil
 }
 
 // ask brings the phase up to date and admits a probe if there is room for one.
@@ -195,7 +195,7 @@ func (b *Breaker) ask(ctx context.Context, now int64) (ph *phase, v verdict, e *
 
 // reject counts and shows a refusal.
 func (b *Breaker) reject(ctx context.Context, e *OpenError) error {
-	b.tally.rejected.Add(1)
+	b.rest().rejected.Add(1)
 	if t := mettle.ContextTrace(ctx); t != nil && t.Rejected != nil {
 		t.Rejected(mettle.TraceEvent{Policy: e.Name, Err: e})
 	}
@@ -206,12 +206,12 @@ func (b *Breaker) reject(ctx context.Context, e *OpenError) error {
 // is held.
 func (p *phase) lease(now int64) uint64 {
 	h := p.half
-	if len(h.leases) >= p.set.Probes {
+	if len(h.leases) >= p.set.probes {
 		return 0
 	}
 	h.ids++
-	h.leases = append(h.leases, lease{h.ids, now + int64(p.set.ProbeTimeout)})
-	h.publish(p.set.Probes)
+	h.leases = append(h.leases, lease{h.ids, add(now, p.set.probeTimeout)})
+	h.publish(p.set.probes)
 	return h.ids
 }
 
@@ -231,7 +231,7 @@ func (h *halfOpen) publish(probes int) {
 // ramped reports whether a call is admitted while the closed breaker warms up.
 func (p *phase) ramped(now int64) bool {
 	const least = 0.1
-	share := float64(now-p.since) / float64(max(p.set.Ramp, 1))
+	share := float64(now-p.since) / float64(max(p.set.ramp, 1))
 	return rand.Float64() < max(least, share)
 }
 
@@ -251,7 +251,7 @@ func (b *Breaker) advance(ctx context.Context, now int64) {
 			ph = b.phase.Load()
 		}
 	}
-	if ph.state == Closed && !ph.plain && now-ph.since >= int64(ph.set.Ramp) {
+	if ph.state == Closed && !ph.plain && now-ph.since >= int64(ph.set.ramp) {
 		next := *ph
 		b.publish(ctx, &next, now, Change{})
 	}
@@ -265,24 +265,24 @@ func (b *Breaker) settleProbe(p *Permit, o mettle.Outcome, slow bool, err error)
 	ph := b.phase.Load()
 	if ph.gen != p.phase.gen {
 		b.mu.Unlock()
-		b.tally.stale.Add(1)
+		b.rest().stale.Add(1)
 		b.deliver()
 		return
 	}
 	h := ph.half
 	held := len(h.leases)
 	h.leases = slices.DeleteFunc(h.leases, func(l lease) bool { return l.id == p.lease })
-	h.publish(ph.set.Probes)
+	h.publish(ph.set.probes)
 	switch {
 	case len(h.leases) == held: // a copy of the permit has reported already
 	case o == mettle.Ignored:
-		b.tally.count(o)
+		b.rest().count(o)
 	case o.Failed() || slow:
-		b.tally.count(o)
+		b.rest().count(o)
 		b.toOpen(p.ctx, ph, now, ph.delay(now, err), Change{Rule: RuleProbeFailed, Err: err})
 	default:
-		b.tally.count(o)
-		if h.good++; h.good >= ph.set.Successes {
+		b.rest().count(o)
+		if h.good++; h.good >= ph.set.successes {
 			b.toClosed(p.ctx, ph, now, Change{Rule: RuleProbeSucceeded, Calls: h.good})
 		}
 	}
@@ -305,18 +305,18 @@ func (b *Breaker) open(ctx context.Context, seen *phase, c Change) {
 
 // nextNominal returns the nominal delay of an opening at time now.
 func (p *phase) nextNominal(now int64) time.Duration {
-	healthy := p.state == Closed && now-p.since >= int64(p.set.Window)
+	healthy := p.state == Closed && now-p.since >= int64(p.set.window)
 	if p.nominal == 0 || healthy {
-		return p.set.OpenFor
+		return p.set.openFor
 	}
-	return max(p.set.OpenFor, min(saturate(2*float64(p.nominal)), p.set.MaxOpenFor))
+	return max(p.set.openFor, min(saturate(2*float64(p.nominal)), p.set.maxOpenFor))
 }
 
 // delay returns how long an opening at time now lasts that err brought about.
 func (p *phase) delay(now int64, err error) time.Duration {
 	nominal := p.nextNominal(now)
 	if d, ok := mettle.RetryAfter(err); ok && d > 0 {
-		nominal = min(d, max(retryAfterCap, p.set.MaxOpenFor))
+		nominal = min(d, max(retryAfterCap, p.set.maxOpenFor))
 	}
 	return openDelay(nominal, rand.Float64())
 }
@@ -331,7 +331,7 @@ func (b *Breaker) toOpen(ctx context.Context, ph *phase, at int64, delay time.Du
 	c.Delay = delay
 	c.From, c.To = ph.state, Open
 	next.refusal = &OpenError{
-		Name: ph.set.Name, why: "is open: " + c.why(), clock: b.clock, until: next.until,
+		Name: ph.set.name, why: "is open: " + c.why(), clock: b.clock, until: next.until,
 	}
 	b.publish(ctx, next, at, c)
 }
@@ -342,7 +342,7 @@ func (b *Breaker) toHalfOpen(ctx context.Context, ph *phase, now int64) *phase {
 		counts: ph.counts, nominal: ph.nominal, force: ph.force,
 		half: &halfOpen{},
 		refusal: &OpenError{
-			Name: ph.set.Name, why: "is half-open and all its probes are in flight", clock: b.clock, until: now,
+			Name: ph.set.name, why: "is half-open and all its probes are in flight", clock: b.clock, until: now,
 		},
 	}
 	next.half.first.Store(forever)
@@ -356,7 +356,7 @@ func (b *Breaker) toClosed(ctx context.Context, ph *phase, now int64, c Change) 
 		state: Closed, gen: ph.gen + 1, set: ph.set, since: now,
 		counts: newCounts(ph.set, now, ph.counts), nominal: ph.nominal, force: ph.force,
 		refusal: &OpenError{
-			Name: ph.set.Name, why: "has just closed and admits more calls by and by", clock: b.clock, until: now,
+			Name: ph.set.name, why: "has just closed and admits more calls by and by", clock: b.clock, until: now,
 		},
 	}
 	b.publish(ctx, next, now, c)
@@ -366,26 +366,27 @@ func (b *Breaker) toClosed(ctx context.Context, ph *phase, now int64, c Change) 
 // another state by it. Breaker.mu is held; the caller delivers when it is not.
 func (b *Breaker) publish(ctx context.Context, next *phase, now int64, c Change) {
 	old := b.phase.Load()
-	ramping := next.state == Closed && next.nominal > 0 && now-next.since < int64(next.set.Ramp)
+	ramping := next.state == Closed && next.nominal > 0 && now-next.since < int64(next.set.ramp)
 	next.plain = next.state == Closed && next.force == nil && !ramping
 	from, to := old.shown(), next.shown()
 	b.phase.Store(next)
 	if from == to {
 		return
 	}
-	b.tally.changed(to)
-	c.Name, c.From, c.To = next.set.Name, from, to
+	b.rest().changed(to)
+	c.Name, c.From, c.To = next.set.name, from, to
 	if to == Open && c.Delay == 0 {
 		if until := next.shownUntil(); until != forever {
 			c.Delay = remaining(until, now)
 		}
 	}
-	e := event{change: c, hook: next.set.OnChange}
+	e := event{change: c, hook: next.set.onChange}
 	if ctx != nil {
 		e.trace = mettle.ContextTrace(ctx)
 	}
 	if e.hook != nil || e.trace != nil {
-		b.events = append(b.events, e)
+		m := b.rest()
+		m.events = append(m.events, e)
 	}
 }
 
@@ -407,7 +408,7 @@ func (p *phase) shownUntil() int64 {
 
 // count counts an outcome that no window holds: every failure, and the successes
 // outside the closed state.
-func (t *tally) count(o mettle.Outcome) {
+func (t *more) count(o mettle.Outcome) {
 	switch {
 	case o == mettle.Success:
 		t.succeeded.Add(1)
@@ -418,7 +419,7 @@ func (t *tally) count(o mettle.Outcome) {
 	}
 }
 
-func (t *tally) changed(to State) {
+func (t *more) changed(to State) {
 	switch to {
 	case Open:
 		t.opened.Add(1)
@@ -485,7 +486,7 @@ func (b *Breaker) override(state State, o Override) {
 	b.advance(nil, now)
 	ph := b.phase.Load()
 	if state == Open {
-		f.refusal = &OpenError{Name: ph.set.Name, why: "is " + c.why(), clock: b.clock, until: f.until}
+		f.refusal = &OpenError{Name: ph.set.name, why: "is " + c.why(), clock: b.clock, until: f.until}
 	}
 	next := *ph
 	next.force = f
@@ -546,16 +547,16 @@ func (b *Breaker) Reconfigure(c Config) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	ph := b.phase.Load()
-	if c.Name != "" && c.Name != ph.set.Name {
-		return fmt.Errorf("breaker: Name is %q, must stay %q or be empty", c.Name, ph.set.Name)
+	if c.Name != "" && c.Name != ph.set.name {
+		return fmt.Errorf("breaker: Name is %q, must stay %q or be empty", c.Name, ph.set.name)
 	}
-	c.Name = ph.set.Name
+	c.Name = ph.set.name
 	next := *ph
 	next.set = newSettings(c)
 	next.counts = ph.counts.reconfigured(ph.set, next.set, now)
 	b.publish(nil, &next, now, Change{})
 	if next.half != nil {
-		next.half.publish(next.set.Probes)
+		next.half.publish(next.set.probes)
 	}
 	return nil
 }
@@ -568,10 +569,10 @@ func (c *counts) reconfigured(old, set *settings, now int64) *counts {
 	move := func(to **window.Window, from *window.Window) {
 		switch {
 		case *to == nil || from == nil || from.Stale(now):
-		case old.Window == set.Window:
+		case old.window == set.window:
 			*to = from
 		default:
-			*to = from.Resize(set.Window, now)
+			*to = from.Resize(set.window, now)
 		}
 	}
 	move(&fresh.rate, c.rate)

@@ -32,8 +32,6 @@ const (
 // Window counts events, and how many of them were bad. Its methods may be called
 // concurrently.
 type Window struct {
-	_ [64]byte // the words below are written by every call: keep the neighbours off their line
-
 	width   int64        // nanoseconds a bucket
 	newest  atomic.Int64 // the newest epoch in which something was counted
 	buckets [Buckets]atomic.Uint64
@@ -43,6 +41,8 @@ type Window struct {
 	// neither place, and readers look again.
 	begun, ended       atomic.Uint64
 	goneTotal, goneBad atomic.Uint64
+
+	_ [16]byte // to a whole number of cache lines: every call writes here
 }
 
 // New returns an empty window of the given span, which must be at least [MinSpan],

@@ -1,0 +1,250 @@
+package window
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+)
+
+// naive is a window that keeps every event: slow, and plainly right.
+type naive struct {
+	width  int64
+	events []event
+}
+
+type event struct {
+	at  int64
+	bad bool
+}
+
+func floorDiv(a, b int64) int64 {
+	q := a / b
+	if a%b < 0 {
+		q--
+	}
+	return q
+}
+
+func (n *naive) add(at int64, bad bool) { n.events = append(n.events, event{at, bad}) }
+
+func (n *naive) sum(now int64) (total, bad int) {
+	for _, e := range n.events {
+		if floorDiv(now, n.width)-floorDiv(e.at, n.width) < Buckets {
+			total++
+			if e.bad {
+				bad++
+			}
+		}
+	}
+	return total, bad
+}
+
+func (n *naive) lifetime() (total, bad uint64) {
+	for _, e := range n.events {
+		total++
+		if e.bad {
+			bad++
+		}
+	}
+	return total, bad
+}
+
+// check compares a window with the naive one.
+func check(t *testing.T, w *Window, n *naive, now int64) {
+	t.Helper()
+	total, bad := w.Sum(now)
+	if wantTotal, wantBad := n.sum(now); total != wantTotal || bad != wantBad {
+		t.Fatalf("at %d: Sum = %d, %d; want %d, %d", now, total, bad, wantTotal, wantBad)
+	}
+	allTotal, allBad := w.Lifetime()
+	if wantTotal, wantBad := n.lifetime(); allTotal != wantTotal || allBad != wantBad {
+		t.Fatalf("at %d: Lifetime = %d, %d; want %d, %d", now, allTotal, allBad, wantTotal, wantBad)
+	}
+}
+
+// A window agrees with one that keeps every event, whatever the gaps between
+// events, from a start before and after the clock's zero.
+//
+// Spec: B8, B9
+func TestAgreesWithNaive(t *testing.T) {
+	for seed := range uint64(200) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		span := MinSpan + time.Duration(r.Int64N(int64(time.Minute)))
+		now := r.Int64N(1e12) - 5e11
+		w, n := New(span, now, nil), &naive{width: int64(span) / Buckets}
+		for range 500 {
+			switch r.IntN(4) {
+			case 0: // a burst: no time passes
+			case 1:
+				now += r.Int64N(n.width)
+			case 2:
+				now += r.Int64N(3 * n.width)
+			case 3:
+				now += r.Int64N(40 * n.width)
+			}
+			bad := r.IntN(3) == 0
+			w.Add(now, bad)
+			n.add(now, bad)
+			check(t, w, n, now)
+		}
+	}
+}
+
+func FuzzAgreesWithNaive(f *testing.F) {
+	f.Add(int64(time.Second), int64(0), []byte("\x00\x01\xff\x80\x7f\x10\x11\x12"))
+	f.Add(int64(MinSpan), int64(-1), []byte{255, 255, 255, 0, 0, 0})
+	f.Fuzz(func(t *testing.T, span, start int64, steps []byte) {
+		if span < int64(MinSpan) || span > int64(time.Hour) || start > 1<<60 || start < -1<<60 {
+			t.Skip()
+		}
+		now := start
+		w, n := New(time.Duration(span), now, nil), &naive{width: span / Buckets}
+		for _, b := range steps {
+			now += int64(b>>1) * n.width / 4
+			w.Add(now, b&1 == 1)
+			n.add(now, b&1 == 1)
+			check(t, w, n, now)
+		}
+	})
+}
+
+// Old buckets do not come back to life when their epochs' low bits come round: a
+// slot that no event fell into for 16 million buckets was once taken for new.
+//
+// Spec: B8, B27
+func TestEpochsDoNotComeRound(t *testing.T) {
+	const round = epochMask + 1
+	w := New(Buckets*time.Second, 0, nil)
+	w.Add(3*int64(time.Second), true) // slot 3
+	// One event every 16 buckets, all in slot 0, until slot 3 would look new.
+	for e := int64(16); e < round+16; e += maxGap / 2 / 16 * 16 {
+		w.Add(e*int64(time.Second), false)
+	}
+	now := (round + 3) * int64(time.Second)
+	if _, bad := w.Sum(now); bad != 0 {
+		t.Errorf("an event from %d buckets ago is in the window", round)
+	}
+}
+
+// A window that idled for so long that its epochs are ambiguous says so.
+//
+// Spec: B27
+func TestStale(t *testing.T) {
+	w := New(Buckets*time.Second, 0, nil)
+	w.Add(0, true)
+	for _, v := range []struct {
+		idle time.Duration
+		want bool
+	}{{0, false}, {time.Hour, false}, {maxGap * time.Second, false}, {(maxGap + 1) * time.Second, true}, {292 * 365 * 24 * time.Hour, true}} {
+		if got := w.Stale(int64(v.idle)); got != v.want {
+			t.Errorf("idle for %v: Stale = %v", v.idle, got)
+		}
+	}
+}
+
+// A full bucket halves both counts and keeps their ratio; nothing carries from one
+// field to the next, and the sum of all events stays exact.
+//
+// Spec: B27
+func TestFullBucketKeepsRatio(t *testing.T) {
+	w := New(time.Second, 0, nil)
+	const n = 3*countMax + 7
+	for i := range n {
+		w.Add(0, i%4 == 0)
+	}
+	total, bad := w.Sum(0)
+	if total > countMax || bad > total {
+		t.Fatalf("Sum = %d, %d: out of the fields' bounds", total, bad)
+	}
+	if r := float64(bad) / float64(total); r < 0.2499 || r > 0.2501 {
+		t.Errorf("the ratio became %v, want 0.25", r)
+	}
+	if all, allBad := w.Lifetime(); all != n || allBad != (n+3)/4 {
+		t.Errorf("Lifetime = %d, %d; want %d, %d", all, allBad, n, (n+3)/4)
+	}
+}
+
+// Many goroutines that meet at the roll of a bucket lose no event between them, and
+// Lifetime never runs backwards while they do.
+//
+// Spec: B8, B9
+func TestConcurrentRollsLoseNothing(t *testing.T) {
+	const goroutines, rounds = 64, 200
+	w := New(Buckets*time.Second, 0, nil)
+	for round := range int64(rounds) {
+		now := round * 20 * int64(time.Second) // past the whole window each time
+		var wg sync.WaitGroup
+		for g := range goroutines {
+			wg.Go(func() { w.Add(now, g%2 == 0) })
+		}
+		var last uint64
+		for range 20 {
+			all, _ := w.Lifetime()
+			if all < last {
+				t.Fatalf("Lifetime fell from %d to %d", last, all)
+			}
+			last = all
+		}
+		wg.Wait()
+		if total, bad := w.Sum(now); total != goroutines || bad != goroutines/2 {
+			t.Fatalf("round %d: Sum = %d, %d; want %d, %d", round, total, bad, goroutines, goroutines/2)
+		}
+	}
+	if all, _ := w.Lifetime(); all != goroutines*rounds {
+		t.Errorf("Lifetime = %d, want %d", all, goroutines*rounds)
+	}
+}
+
+// An event of a goroutine that read the clock long ago counts in the newest bucket.
+//
+// Spec: B9
+func TestLateEventCounts(t *testing.T) {
+	w := New(Buckets*time.Second, 0, nil)
+	w.Add(100*int64(time.Second), false)
+	w.Add(1, true)
+	if total, bad := w.Sum(100 * int64(time.Second)); total != 2 || bad != 1 {
+		t.Errorf("Sum = %d, %d; want 2, 1", total, bad)
+	}
+}
+
+// Resize moves what is still inside to a window of another span.
+//
+// Spec: B25
+func TestResize(t *testing.T) {
+	const s = int64(time.Second)
+	for _, v := range []struct {
+		span time.Duration
+		want int
+	}{{16 * time.Second, 16}, {64 * time.Second, 16}, {4 * time.Second, 4}} {
+		t.Run(fmt.Sprint(v.span), func(t *testing.T) {
+			w := New(16*time.Second, 0, nil)
+			for i := range int64(16) {
+				w.Add(i*s, i%2 == 0)
+			}
+			r := w.Resize(v.span, 15*s+s/2)
+			total, bad := r.Sum(15*s + s/2)
+			if total < v.want-1 || total > v.want || bad < total/2-1 || bad > total/2+1 {
+				t.Errorf("Sum = %d, %d; want about %d, half of them", total, bad, v.want)
+			}
+			if all, _ := r.Lifetime(); all != 16 {
+				t.Errorf("Lifetime = %d, want 16", all)
+			}
+		})
+	}
+}
+
+func BenchmarkAdd(b *testing.B) {
+	w := New(10*time.Second, 0, nil)
+	for b.Loop() {
+		w.Add(5, false)
+	}
+}
+
+func BenchmarkSum(b *testing.B) {
+	w := New(10*time.Second, 0, nil)
+	for b.Loop() {
+		w.Sum(5)
+	}
+}
