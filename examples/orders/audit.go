@@ -1,0 +1,94 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+
+	"github.com/mettle-go/mettle/examples/orders/internal/payments"
+	"github.com/mettle-go/mettle/examples/orders/internal/store"
+	"github.com/mettle-go/mettle/middleware/mettlehttp"
+)
+
+// charges goes through every charge in the payment service's own store.
+type charges func(func(payments.Charge) error) error
+
+// audit holds what the client believes against what the payment service has done. An
+// order is lost when the two do not agree on its end: paid here and not charged
+// there, or with another amount; dead here and charged there. It is duplicated when
+// it was charged more than once; each charge too many counts. findings has a line for
+// each.
+func audit(s *store.Store, each charges) (lost, duplicated int, findings []string, err error) {
+	type sum struct {
+		times int
+		first payments.Payment
+	}
+	charged := map[string]sum{}
+	err = each(func(c payments.Charge) error {
+		at := charged[c.Payment.Order]
+		if at.times == 0 {
+			at.first = c.Payment
+		}
+		at.times++
+		charged[c.Payment.Order] = at
+		return nil
+	})
+	if err != nil {
+		return 0, 0, nil, fmt.Errorf("the payment service's store cannot be read: %w", err)
+	}
+	err = s.Each(func(r store.Record) error {
+		at := charged[r.Order.ID]
+		want := payments.Payment{Order: r.Order.ID, Customer: r.Order.Customer, Cents: r.Order.Cents, Currency: r.Order.Currency}
+		finding := ""
+		switch {
+		case r.State == store.Paid && at.times == 0:
+			finding = "is paid by the ledger, and was never charged"
+		case r.State == store.Dead && at.times > 0:
+			finding = "is a dead letter, and was charged"
+		case at.times > 0 && at.first != want:
+			finding = "was charged as another payment"
+		}
+		if finding != "" {
+			lost++
+			findings = append(findings, "order "+r.Order.ID+" "+finding)
+		}
+		if at.times > 1 {
+			duplicated += at.times - 1
+			findings = append(findings, fmt.Sprintf("order %s was charged %d times", r.Order.ID, at.times))
+		}
+		return nil
+	})
+	return lost, duplicated, findings, err
+}
+
+// remoteCharges reads the list of charges of a service elsewhere: GET /payments, as
+// JSON Lines.
+func remoteCharges(url string) charges {
+	client := &http.Client{Transport: mettlehttp.NewTransport(nil, nil)}
+	return func(fn func(payments.Charge) error) error {
+		resp, err := client.Get(url)
+		if err != nil {
+			return errors.New(why(err))
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			return &statusError{code: resp.StatusCode}
+		}
+		dec := json.NewDecoder(bufio.NewReader(resp.Body))
+		for {
+			var c payments.Charge
+			switch err := dec.Decode(&c); {
+			case err == io.EOF:
+				return nil
+			case err != nil:
+				return errors.New("GET /payments did not answer with the list of charges as JSON Lines")
+			}
+			if err := fn(c); err != nil {
+				return err
+			}
+		}
+	}
+}

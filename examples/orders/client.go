@@ -1,0 +1,374 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/mettle-go/mettle/examples/orders/internal/payments"
+	"github.com/mettle-go/mettle/examples/orders/internal/store"
+	"github.com/mettle-go/mettle/retry"
+)
+
+// workers is how many orders are paid directly at once.
+const workers = 12
+
+// The reasons for a client to stop, but for a failure of its store.
+var (
+	errFinished  = errors.New("every order is settled")
+	errImpatient = errors.New("nothing was settled for too long")
+	errStopped   = errors.New("interrupted")
+)
+
+// client is one run: it takes orders in, pays them, and replays the queue.
+type client struct {
+	options
+	store    *store.Store
+	pipeline *pipeline
+	report   *report
+
+	read     bool         // all orders were read; set before the workers end
+	refused  int          // lines
+	repeated atomic.Int64 // orders that this run had accepted before
+	known    atomic.Int64 // orders that an earlier run had accepted
+}
+
+// pay is the program without -serve. It returns the exit status; an error means that
+// the run could not begin or that the store failed.
+func pay(ctx context.Context, o options, stdin io.Reader, stdout io.Writer) (code int, err error) {
+	script, err := o.script()
+	if err != nil {
+		return 0, err
+	}
+	input, err := o.input(stdin)
+	if err != nil {
+		return 0, err
+	}
+	defer input.Close()
+	if o.data, err = o.dataDir(); err != nil {
+		return 0, err
+	}
+	c := &client{options: o}
+	f, ok := stdout.(*os.File)
+	c.report = newReport(stdout, ok && isTerminal(f))
+	if c.store, err = store.Open(filepath.Join(o.data, ledgerFile), o.queue); err != nil {
+		return 0, fmt.Errorf("-data: %w", err)
+	}
+	defer func() { err = errors.Join(err, c.store.Close()) }()
+
+	service, list, err := c.service(script)
+	if err != nil {
+		return 0, err
+	}
+	defer service()
+	c.pipeline = newPipeline(c.paymentURL, o.seed, c.toQueue, c.report.change)
+	c.report.watch(c.store, c.pipeline.breaker)
+	c.greet()
+	if err := c.run(ctx, input); err != nil {
+		return 0, err
+	}
+	return c.sum(list)
+}
+
+// service starts the built-in payment service, unless there is another, and returns
+// how to close it and how to read its store.
+func (c *client) service(script payments.Script) (stop func() error, list charges, err error) {
+	if c.paymentURL != "" {
+		return func() error { return nil }, remoteCharges(paymentsURL(c.paymentURL)), nil
+	}
+	service, err := payments.Start(payments.Config{
+		Path: filepath.Join(c.data, paymentsFile), Script: script, Seed: c.seed, Phase: c.report.phase,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	c.paymentURL = service.URL()
+	return service.Close, service.Charges, nil
+}
+
+func (c *client) greet() {
+	c.report.event("client", "run %d over %s, payments to %s", c.store.Run(), c.data, paymentsURL(c.paymentURL))
+	if n := c.store.Counts(); n.Orders > 0 {
+		c.report.event("client", "found %d orders: %d paid, %d dead, %d waiting, of which %d were on their way when the last run ended",
+			n.Orders, n.Direct+n.Replayed, n.Dead, n.Waiting, c.store.InDoubt())
+	}
+}
+
+// run takes the orders in and replays the queue until all is settled, ctx ends, or
+// nothing moves any more. The error is of the store.
+func (c *client) run(ctx context.Context, input io.Reader) error {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	var wait sync.WaitGroup
+	defer wait.Wait()
+
+	quiet := make(chan struct{})
+	wait.Go(func() { c.report.progress(quiet) })
+	defer close(quiet)
+
+	replays := &replayer{
+		store: c.store, pipeline: c.pipeline, report: c.report,
+		backoff: retry.Jitter{Rand: &lockedSource{src: rand.NewPCG(c.seed, 2)}}.Full(100*time.Millisecond, time.Second),
+	}
+	taken, replayed := make(chan error, 1), make(chan error, 1)
+	go func() { taken <- c.take(ctx, input) }()
+	go func() { replayed <- replays.run(ctx) }()
+
+	err := c.supervise(ctx, end, taken)
+	return errors.Join(err, c.failure(<-replayed))
+}
+
+// supervise ends the run when it is time to, and returns when the intake has ended.
+func (c *client) supervise(ctx context.Context, end context.CancelCauseFunc, taken <-chan error) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	var failed error
+	last, at := c.store.Counts(), time.Now()
+	for {
+		select {
+		case err := <-taken:
+			taken = nil
+			if failed = c.failure(err); failed != nil {
+				end(failed)
+			}
+		case <-ctx.Done():
+			if cause := context.Cause(ctx); !errors.Is(cause, errFinished) {
+				c.report.event("client", "stopping: %v; payments under way are waited for", stopReason(cause))
+			}
+			if taken != nil {
+				failed = errors.Join(failed, c.failure(<-taken))
+			}
+			return failed
+		case <-tick.C:
+		}
+		n := c.store.Counts()
+		if n != last {
+			last, at = n, time.Now()
+		}
+		switch {
+		case taken == nil && n.Waiting == 0:
+			end(errFinished)
+		case time.Since(at) > c.patience && n.Waiting > 0:
+			end(errImpatient)
+		}
+	}
+}
+
+func stopReason(cause error) error {
+	if errors.Is(cause, context.Canceled) {
+		return errStopped
+	}
+	return cause
+}
+
+// failure returns what is a failure, and not a reason to end.
+func (c *client) failure(err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, errFinished) || errors.Is(err, errImpatient) {
+		return nil
+	}
+	return err
+}
+
+// take reads orders and hands each to a worker, all of one customer to the same one,
+// so that a customer's orders are taken one after the other. It returns when the
+// workers have ended.
+func (c *client) take(ctx context.Context, input io.Reader) error {
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	var wait sync.WaitGroup
+	lanes := make([]chan store.Order, workers)
+	for i := range lanes {
+		lanes[i] = make(chan store.Order)
+		wait.Go(func() {
+			for o := range lanes[i] {
+				if err := c.order(ctx, o); err != nil {
+					fail(err)
+				}
+			}
+		})
+	}
+	err := c.readAll(ctx, input, lanes)
+	for _, lane := range lanes {
+		close(lane)
+	}
+	wait.Wait()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// readAll reads the orders at the rate that was asked for.
+func (c *client) readAll(ctx context.Context, input io.Reader, lanes []chan store.Order) error {
+	seed := maphash.MakeSeed()
+	start := time.Now()
+	items := c.readAhead(ctx, input)
+	for n := 0; ; n++ {
+		if c.rate > 0 && !sleepUntil(ctx, start.Add(time.Duration(float64(n)/c.rate*float64(time.Second)))) {
+			return context.Cause(ctx)
+		}
+		var it item
+		select {
+		case it = <-items:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		var line *errLine
+		switch {
+		case it.err == io.EOF:
+			c.read = true
+			return nil
+		case errors.As(it.err, &line):
+			c.refused++
+			c.report.event("intake", "%v", line)
+			continue
+		case it.err != nil:
+			c.report.event("intake", "reading stopped: %v", it.err)
+			return nil
+		}
+		select {
+		case lanes[maphash.String(seed, it.order.Customer)%workers] <- it.order:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+type item struct {
+	order store.Order
+	err   error
+}
+
+// readAhead reads in a goroutine of its own, since a read of standard input cannot be
+// interrupted: at the end of the program it may be left behind.
+func (c *client) readAhead(ctx context.Context, input io.Reader) <-chan item {
+	items := make(chan item)
+	go func() {
+		r := newOrderReader(input)
+		for {
+			o, err := r.next()
+			select {
+			case items <- item{o, err}:
+			case <-ctx.Done():
+				return
+			}
+			var line *errLine
+			if err != nil && !errors.As(err, &line) {
+				return
+			}
+		}
+	}()
+	return items
+}
+
+// order takes in one order: it is written down, and then paid or queued.
+func (c *client) order(ctx context.Context, o store.Order) error {
+	verdict, err := c.store.Accept(o)
+	for errors.Is(err, store.ErrFull) {
+		c.report.blocked(c.queue)
+		select {
+		case <-c.store.Room():
+		case <-ctx.Done():
+			return nil // not accepted; the next run reads it again
+		}
+		verdict, err = c.store.Accept(o)
+	}
+	switch {
+	case err != nil:
+		return err
+	case verdict == store.PayNow:
+		return c.payNow(ctx, o)
+	case verdict == store.Behind:
+		rec, err := c.store.Get(o.ID)
+		c.report.queued(rec)
+		return err
+	case verdict == store.Known:
+		c.known.Add(1)
+	case verdict == store.Repeated:
+		c.repeated.Add(1)
+		c.report.event("intake", "order %s came again, and counts once", o.ID)
+	case verdict == store.Conflict:
+		c.report.event("intake", "order %s came again with other content; the first one stands", o.ID)
+	}
+	return nil
+}
+
+func (c *client) payNow(ctx context.Context, o store.Order) error {
+	// A payment is not cut short when the program stops: it has its own timeout.
+	paid, err := c.pipeline.pay(context.WithoutCancel(ctx), o)
+	if err == nil && paid {
+		_, err = c.store.Paid(o.ID)
+	}
+	return err
+}
+
+// toQueue is what the fallback of the pipeline does.
+func (c *client) toQueue(o store.Order, cause error) error {
+	rec, err := c.store.Enqueue(o.ID, why(cause))
+	if err == nil {
+		c.report.queued(rec)
+	}
+	return err
+}
+
+// sum prints what has become of the orders and returns the exit status.
+func (c *client) sum(list charges) (int, error) {
+	lost, duplicated, findings, err := audit(c.store, list)
+	for _, finding := range findings {
+		c.report.event("audit", "%s", finding)
+	}
+	n := c.store.Counts()
+	if c.report.again > 0 {
+		c.report.event("client", "%d replayed orders had been charged already, at an attempt whose answer was lost: their key kept them from paying twice", c.report.again)
+	}
+	if k := c.known.Load(); k > 0 {
+		c.report.event("client", "%d orders were known from an earlier run", k)
+	}
+	if c.refused > 0 {
+		c.report.event("intake", "%d lines were refused", c.refused)
+	}
+	if !c.read {
+		c.report.event("intake", "not all orders were read")
+	}
+	if n.Waiting > 0 {
+		c.report.event("client", "%d orders are still waiting, safe in %s; to go on: the same command with -data %s", n.Waiting, c.data, c.data)
+	}
+	verdict := fmt.Sprintf("lost=%d duplicated=%d", lost, duplicated)
+	if err != nil {
+		c.report.event("audit", "%v", err)
+		verdict = "lost=unknown duplicated=unknown"
+	}
+	c.report.plain("orders=%d paid=%d direct=%d queued=%d replayed=%d dead=%d %s",
+		n.Orders, n.Direct+n.Replayed, n.Direct, n.Queued, n.Replayed, n.Dead, verdict)
+	switch {
+	case err != nil || lost > 0 || duplicated > 0:
+		return exitLost, nil
+	case n.Waiting > 0 || !c.read:
+		return exitWaiting, nil
+	}
+	return exitOK, nil
+}
+
+// sleepUntil reports false when ctx ended first.
+func sleepUntil(ctx context.Context, t time.Time) bool {
+	d := time.Until(t)
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,262 @@
+// Orders is a client that pays orders at a service which has a bad quarter of an
+// hour, and loses none. See the README beside it, and orders -help.
+package main
+
+import (
+	"bytes"
+	"context"
+	_ "embed"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math"
+	"net/url"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/mettle-go/mettle/examples/orders/internal/boltfile"
+	"github.com/mettle-go/mettle/examples/orders/internal/payments"
+)
+
+//go:embed orders.jsonl
+var defaultOrders []byte
+
+//go:embed faults.txt
+var defaultFaults []byte
+
+// The exit statuses.
+const (
+	exitOK      = 0
+	exitLost    = 1 // an order is lost or duplicated
+	exitUsage   = 2 // a flag, a file or the data directory is not usable; nothing was changed
+	exitWaiting = 3 // stopped with orders in the queue; the same -data goes on with them
+)
+
+const (
+	ledgerFile   = "client.db"   // what the client knows
+	paymentsFile = "payments.db" // what the built-in payment service knows
+)
+
+const usage = `Orders pays orders at a payment service that fails, and loses none.
+
+Usage: orders [flags]
+
+Without flags it plays the default: 400 orders against a payment service of its own
+that is healthy, browns out, answers 503, refuses connections, hangs and recovers, in
+about 12 seconds.
+
+Flags:
+`
+
+const usageEnd = `
+Orders are JSON Lines, with an amount of at most two decimal places:
+  {"id": "o-1", "customer": "c-7", "amount": 12.50, "currency": "EUR"}
+
+Faults are one phase a line, of the kinds healthy, brownout, storm, refused, hang and
+recovery; the last one lasts on:
+  brownout 2s latency=150ms errors=0.4
+  storm 2s retry-after=1s
+  recovery
+
+Examples:
+  orders                                      the default
+  orders -orders my.jsonl -faults none        my orders, a healthy service
+  generate | orders -orders - -rate 0         from a pipe, as fast as it goes
+  orders -data ./d                            keep the state in ./d; the same command
+                                              again goes on where it stopped
+  orders -serve 127.0.0.1:8080 -data ./p      run only the payment service, and
+  orders -payment-url http://127.0.0.1:8080   pay there, in another process
+
+A service at -payment-url takes POST /payments with an Idempotency-Key and lists what
+it charged at GET /payments, as the built-in one does.
+
+The last line of the output is
+  orders=N paid=N direct=N queued=N replayed=N dead=N lost=N duplicated=N
+counted over the whole data directory, not only this run. An order that was not paid at
+the first go is queued, whatever the reason; only the replay decides that it is dead.
+So paid = direct + replayed, and replayed = queued - dead once the queue is empty. lost
+and duplicated come from a comparison with the payment service's own store.
+
+Exit status: 0 all well; 1 an order was lost or duplicated; 2 a flag, a file or the data
+directory is not usable, and nothing was changed; 3 stopped while orders were waiting.
+`
+
+type options struct {
+	orders, data, paymentURL, faults, serve string
+	rate                                    float64
+	seed                                    uint64
+	queue                                   int
+	patience                                time.Duration
+	help                                    bool
+}
+
+func parseFlags(args []string, stderr io.Writer) (options, error) {
+	var o options
+	fs := flag.NewFlagSet("orders", flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	fs.StringVar(&o.orders, "orders", "", "`FILE` with the orders, - for standard input (default: 400 orders built in)")
+	fs.StringVar(&o.data, "data", "", "`DIR` with all that is saved (default: a new temporary one, which is named)")
+	fs.StringVar(&o.paymentURL, "payment-url", "", "`URL` of a payment service to use instead of the built-in one")
+	fs.StringVar(&o.faults, "faults", "", "`FILE` with the faults of the built-in service, or none (default: built in)")
+	fs.Float64Var(&o.rate, "rate", 36, "orders per `second`; 0 is as fast as they can be paid")
+	fs.Uint64Var(&o.seed, "seed", 1, "`number` that decides which requests fail and how long backoffs are")
+	fs.IntVar(&o.queue, "queue", 1000, "how many orders may be unsettled before no more are accepted")
+	fs.DurationVar(&o.patience, "patience", time.Minute, "stop when nothing was settled for so `long`")
+	fs.StringVar(&o.serve, "serve", "", "run only the payment service, at `ADDR`, until interrupted")
+	fs.Usage = func() {
+		fmt.Fprint(stderr, usage)
+		fs.PrintDefaults()
+		fmt.Fprint(stderr, usageEnd)
+	}
+	if err := fs.Parse(args); err != nil {
+		return o, err
+	}
+	return o, o.validate(fs.Args())
+}
+
+func (o options) validate(rest []string) error {
+	var errs []error
+	if len(rest) > 0 {
+		errs = append(errs, fmt.Errorf("%q is not a flag; orders are read from -orders", rest[0]))
+	}
+	if !(o.rate >= 0) || math.IsInf(o.rate, 0) {
+		errs = append(errs, fmt.Errorf("-rate is %v, must be positive, or 0 for no limit", o.rate))
+	}
+	if o.queue < 1 {
+		errs = append(errs, fmt.Errorf("-queue is %d, must be at least 1", o.queue))
+	}
+	if o.patience <= 0 {
+		errs = append(errs, fmt.Errorf("-patience is %v, must be positive", o.patience))
+	}
+	if o.paymentURL != "" {
+		u, err := url.Parse(o.paymentURL)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			errs = append(errs, errors.New("-payment-url is not an http or https URL"))
+		}
+		if o.faults != "" && o.faults != "none" {
+			errs = append(errs, errors.New("-faults is for the built-in service, not for one at -payment-url"))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func main() {
+	// The first interrupt asks for an orderly end; the second one ends the program.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	o, err := parseFlags(args, stderr)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return exitOK
+	case err != nil:
+		fmt.Fprintln(stderr, "orders:", err)
+		fmt.Fprintln(stderr, "orders: -help shows the flags")
+		return exitUsage
+	}
+	if o.serve != "" {
+		err = serve(ctx, o, stdout)
+	} else {
+		var code int
+		if code, err = pay(ctx, o, stdin, stdout); err == nil {
+			return code
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "orders:", err)
+		var damage *boltfile.DamageError
+		if errors.As(err, &damage) {
+			fmt.Fprintln(stderr, "orders: nothing was changed. Put back a copy of the file, or use another -data;")
+			fmt.Fprintln(stderr, "orders: sending an order again is safe, the payment service charges an id once.")
+		}
+		return exitUsage
+	}
+	return exitOK
+}
+
+// script returns the faults to play.
+func (o options) script() (payments.Script, error) {
+	if o.faults == "none" {
+		return nil, nil
+	}
+	text, name := defaultFaults, "the default faults"
+	if o.faults != "" {
+		var err error
+		if text, err = os.ReadFile(o.faults); err != nil {
+			return nil, fmt.Errorf("-faults: %w", err)
+		}
+		name = o.faults
+	}
+	script, err := payments.ParseScript(bytes.NewReader(text))
+	if err != nil {
+		return nil, fmt.Errorf("-faults: %s: %w", name, err)
+	}
+	return script, nil
+}
+
+// dataDir returns the directory for all that is saved, whole as far as can be told.
+func (o options) dataDir() (string, error) {
+	if o.data == "" {
+		return os.MkdirTemp("", "mettle-orders-")
+	}
+	if err := os.MkdirAll(o.data, 0o700); err != nil {
+		return "", fmt.Errorf("-data: %w", err)
+	}
+	// All files are looked at before the first is opened for writing.
+	var errs []error
+	for _, name := range []string{ledgerFile, paymentsFile} {
+		errs = append(errs, boltfile.Check(filepath.Join(o.data, name)))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return "", fmt.Errorf("-data: %w", err)
+	}
+	return o.data, nil
+}
+
+// input returns the orders to read.
+func (o options) input(stdin io.Reader) (io.ReadCloser, error) {
+	switch o.orders {
+	case "":
+		return io.NopCloser(bytes.NewReader(defaultOrders)), nil
+	case "-":
+		return io.NopCloser(stdin), nil
+	}
+	f, err := os.Open(o.orders)
+	if err != nil {
+		return nil, fmt.Errorf("-orders: %w", err)
+	}
+	if info, err := f.Stat(); err == nil && info.IsDir() {
+		f.Close()
+		return nil, fmt.Errorf("-orders: %s is a directory", o.orders)
+	}
+	return f, nil
+}
+
+// serve runs the payment service alone.
+func serve(ctx context.Context, o options, stdout io.Writer) error {
+	script, err := o.script()
+	if err != nil {
+		return err
+	}
+	dir, err := o.dataDir()
+	if err != nil {
+		return err
+	}
+	r := newReport(stdout, false)
+	service, err := payments.Start(payments.Config{
+		Addr: o.serve, Path: filepath.Join(dir, paymentsFile), Script: script, Seed: o.seed, Phase: r.phase,
+	})
+	if err != nil {
+		return err
+	}
+	r.plain("payment service at %s, its store in %s", service.URL(), dir)
+	<-ctx.Done()
+	return service.Close()
+}
