@@ -1,0 +1,143 @@
+package timeout
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// lazyCtx is a context with a deadline that costs one allocation until somebody
+// asks for its end. Then it makes a context of package context, with the same
+// parent, deadline and cause, and from there on answers as that one does. So it
+// behaves as context.WithDeadlineCause, but for what cannot be had without watching.
+// Of two ends that both came before anybody looked, the parent's cancellation is
+// taken for the first; and after Do returned, its return is.
+//
+// All methods may be called from many goroutines at once, also after Do returned.
+type lazyCtx struct {
+	parent   context.Context
+	policy   *Timeout
+	deadline time.Time // after that of parent, if parent has one
+
+	end   atomic.Pointer[end] // nil until somebody asks; set once
+	mu    sync.Mutex          // guards the making of timed
+	timed end                 // what end points to, unless Do returned before
+}
+
+// end is what knows how a lazyCtx ends.
+type end struct {
+	ctx    context.Context
+	cancel context.CancelFunc // nil for canceled
+}
+
+// canceled is the end of a lazyCtx that nobody asked before Do returned.
+var canceled = func() *end {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return &end{ctx: ctx}
+}()
+
+// cancelKey is the key by which package context asks a context for the one inside
+// it that can be cancelled. It does so to derive children without a goroutine for
+// each, and to find the cause. The key is not exported, but is shown to whoever is
+// asked. Should package context ever stop asking, cancelKey is nil; see Value.
+var cancelKey = func() any {
+	var p probe
+	_ = context.Cause(&p)
+	return p.asked
+}()
+
+// probe is an ended context that remembers which key it was asked for.
+type probe struct {
+	context.Context
+	asked any
+}
+
+func (p *probe) Err() error { return context.Canceled }
+
+func (p *probe) Value(key any) any {
+	p.asked = key
+	return nil
+}
+
+func (c *lazyCtx) Deadline() (time.Time, bool) { return c.deadline, true }
+
+func (c *lazyCtx) Done() <-chan struct{} { return c.ask().ctx.Done() }
+
+// Err needs no timer: the clock tells the same.
+func (c *lazyCtx) Err() error {
+	e := c.end.Load()
+	if e == nil {
+		if time.Since(c.deadline) < 0 && c.parent.Err() == nil {
+			return nil
+		}
+		e = c.ask()
+	}
+	return e.ctx.Err()
+}
+
+// Value answers package context with the context that was made on being asked: it
+// must find that one, whose Done channel is ours, and not the parent's. With no key
+// to tell that question from others, all are answered so: slower, and as right.
+func (c *lazyCtx) Value(key any) any {
+	if key == cancelKey || cancelKey == nil {
+		return c.ask().ctx.Value(key)
+	}
+	return c.parent.Value(key)
+}
+
+// String is for people, and keeps package fmt from reading fields unguarded.
+func (c *lazyCtx) String() string {
+	parent, ok := c.parent.(fmt.Stringer)
+	if !ok {
+		return fmt.Sprintf("%T.WithTimeout(%v)", c.parent, c.deadline)
+	}
+	return fmt.Sprintf("%v.WithTimeout(%v)", parent, c.deadline)
+}
+
+// ask returns the end of c, making it if nobody has asked before.
+func (c *lazyCtx) ask() *end {
+	if e := c.end.Load(); e != nil {
+		return e
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.end.Load(); e != nil {
+		return e
+	}
+	parent := c.parent
+	if parent.Err() == context.DeadlineExceeded && time.Since(c.deadline) >= 0 {
+		// The parent's deadline is later than ours, so ours came first.
+		parent = context.WithoutCancel(parent)
+	}
+	c.timed.ctx, c.timed.cancel = context.WithDeadlineCause(parent, c.deadline, c.policy.cause)
+	if !c.end.CompareAndSwap(nil, &c.timed) {
+		c.timed.cancel() // Do has returned meanwhile: finish does not wait for us
+	}
+	return c.end.Load()
+}
+
+// running reports whether somebody asked for the end and it has not come yet.
+func (c *lazyCtx) running() bool {
+	e := c.end.Load()
+	return e != nil && e.ctx.Err() == nil
+}
+
+// owned reports, once the deadline is past, whether c ended of it, and not before
+// of its parent. The context may be a moment behind the clock.
+func (c *lazyCtx) owned() bool {
+	err := c.Err()
+	return err == nil || err == context.DeadlineExceeded
+}
+
+// finish ends c, with everything derived from it, and stops its timer.
+func (c *lazyCtx) finish() {
+	if c.end.CompareAndSwap(nil, canceled) {
+		return
+	}
+	if e := c.end.Load(); e.cancel != nil {
+		e.cancel()
+	}
+}
