@@ -320,6 +320,41 @@ func TestContextEndsAWait(t *testing.T) {
 	}
 }
 
+// A context may be past its end before its Done says so, and the wait may expire in
+// between. The end of the context goes first then, as it does before a grant.
+//
+// Spec: K2
+func TestContextThatEndsAsTheWaitExpires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := bulkhead.New(bulkhead.Config{Limit: 1, MaxWait: time.Second})
+		held := hold(t, b, 1)
+		ctx := &endedContext{Context: bg}
+		waiter := acquire(ctx, b)
+		synctest.Wait()
+		ctx.ended.Store(true)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if waiter.err != context.Canceled || b.Stats().Refused != 0 {
+			t.Errorf("got %v, %+v", waiter.err, b.Stats())
+		}
+		held[0].Release()
+		wantIdle(t, b)
+	})
+}
+
+// endedContext has ended when told so, and never closes Done.
+type endedContext struct {
+	context.Context
+	ended atomic.Bool
+}
+
+func (c *endedContext) Err() error {
+	if c.ended.Load() {
+		return context.Canceled
+	}
+	return nil
+}
+
 // Spec: K2
 func TestOrder(t *testing.T) {
 	for order, want := range map[bulkhead.Order]string{bulkhead.FIFO: "[0 1 2 3]", bulkhead.LIFO: "[3 2 1 0]"} {
@@ -404,6 +439,38 @@ func cancelAtGrant(t *testing.T, b *bulkhead.Bulkhead, how int) bool {
 	third.permit.Release()
 	wantIdle(t, b)
 	return granted
+}
+
+// The wait expires in the instant in which the slot comes free. The call is refused or
+// has the slot, and the slot is free afterwards.
+//
+// Spec: K3
+func TestGrantAtTheInstantOfExpiry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := bulkhead.New(bulkhead.Config{Limit: 3, MaxWait: time.Second})
+		granted := 0
+		for range 300 {
+			held := hold(t, b, 3)
+			var waiters []*attempt
+			for range held {
+				waiters = append(waiters, acquire(bg, b))
+			}
+			synctest.Wait()
+			time.Sleep(time.Second)
+			for _, p := range held {
+				p.Release()
+			}
+			synctest.Wait()
+			for _, w := range waiters {
+				if w.err == nil {
+					granted++
+				}
+				w.release()
+			}
+			wantIdle(t, b)
+		}
+		t.Logf("granted before expired: %d of 900", granted)
+	})
 }
 
 // Spec: K5
@@ -633,8 +700,9 @@ func TestWaitHookChangesTheBulkhead(t *testing.T) {
 
 		var waiter *attempt
 		hook = func() { waiter = acquire(bg, b); synctest.Wait() } // takes the last place in the queue
-		if err := b.Do(ctx, noop); !errors.Is(err, bulkhead.ErrFull) {
-			t.Errorf("queue full meanwhile: got %v", err)
+		start := time.Now()
+		if err := b.Do(ctx, noop); !errors.Is(err, bulkhead.ErrFull) || time.Since(start) != 0 {
+			t.Errorf("queue full meanwhile: got %v after %v", err, time.Since(start))
 		}
 		held[0].Release()
 		synctest.Wait()

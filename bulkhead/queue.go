@@ -20,7 +20,7 @@ import (
 //
 //  1. Where waiting is set, only the holder of mu changes the word: every CAS without
 //     mu is from a word in which it is clear, and fails.
-//  2. waiting is set exactly when the queue is not empty.
+//  2. While the queue is not empty, waiting is set.
 //  3. While waiting is set, no slot is free.
 //
 // A call sets waiting by a CAS from a word without a free slot (join). A release
@@ -167,28 +167,27 @@ func (b *Bulkhead) wait(ctx context.Context) error {
 	if refused {
 		return b.refuse(ctx, &b.refused, &b.refusals.Load().full)
 	}
+	entered := true
 	if joined {
 		expired := time.NewTimer(b.maxWait)
 		defer expired.Stop()
 		select {
 		case <-wt.granted:
 		case <-ended:
-			if b.leave(wt) {
-				return context.Cause(ctx)
-			}
+			entered = !b.leave(wt)
 		case <-expired.C:
-			if b.leave(wt) {
-				if ctx.Err() != nil {
-					return context.Cause(ctx)
-				}
-				return b.refuse(ctx, &b.expired, &b.refusals.Load().late)
-			}
+			entered = !b.leave(wt)
 		}
 	}
-	// The slot is ours, but of several things that happen at once select takes any.
+	// Of several things that happen at once, select takes any. The context decides.
 	if ctx.Err() != nil {
-		b.release()
+		if entered {
+			b.release()
+		}
 		return context.Cause(ctx)
+	}
+	if !entered {
+		return b.refuse(ctx, &b.expired, &b.refusals.Load().late)
 	}
 	return nil
 }
@@ -226,8 +225,7 @@ func (b *Bulkhead) leave(wt *waiter) bool {
 	if wt.place == nil {
 		return false
 	}
-	b.dequeueLocked(wt)
-	b.settleLocked(b.load()) // no slot comes free, but the queue may be empty now
+	b.dequeueLocked(wt) // the last one leaves waiting set, for the next release to clear
 	return true
 }
 
