@@ -25,6 +25,9 @@ type kind struct {
 	make func(parent context.Context, p *Timeout) (context.Context, context.CancelFunc)
 }
 
+// newCtx is that with the policy chosen.
+type newCtx func(parent context.Context) (context.Context, context.CancelFunc)
+
 var kinds = []kind{
 	{"standard", func(parent context.Context, p *Timeout) (context.Context, context.CancelFunc) {
 		return context.WithTimeoutCause(parent, p.after, p.cause)
@@ -49,7 +52,7 @@ func newLazy(parent context.Context, p *Timeout) (context.Context, context.Cance
 const after = time.Second
 
 // each runs test on every kind of context, in a bubble of its own.
-func each(t *testing.T, test func(t *testing.T, make func(parent context.Context) (context.Context, context.CancelFunc))) {
+func each(t *testing.T, test func(t *testing.T, newCtx newCtx)) {
 	t.Helper()
 	for _, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
@@ -110,9 +113,9 @@ func (c *ownDone) Done() <-chan struct{} { return c.done }
 
 // Spec: T1, T4
 func TestContextExpires(t *testing.T) {
-	each(t, func(t *testing.T, make func(context.Context) (context.Context, context.CancelFunc)) {
+	each(t, func(t *testing.T, newCtx newCtx) {
 		want := time.Now().Add(after)
-		ctx, cancel := make(t.Context())
+		ctx, cancel := newCtx(t.Context())
 		defer cancel()
 		views := []context.Context{ctx, embedding{ctx}, context.WithValue(ctx, key(1), 1)}
 		for _, view := range views {
@@ -122,7 +125,7 @@ func TestContextExpires(t *testing.T) {
 		}
 		time.Sleep(after - 1)
 		wantAlive(t, ctx)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		for _, view := range views {
 			wantEnd(t, view, context.DeadlineExceeded, ErrExceeded)
@@ -164,8 +167,8 @@ func TestContextFirstQuestionAfterExpiry(t *testing.T) {
 		"Value": func(ctx context.Context) bool { return errors.Is(context.Cause(dead{ctx}), ErrExceeded) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			each(t, func(t *testing.T, make func(context.Context) (context.Context, context.CancelFunc)) {
-				ctx, cancel := make(t.Context())
+			each(t, func(t *testing.T, newCtx newCtx) {
+				ctx, cancel := newCtx(t.Context())
 				defer cancel()
 				time.Sleep(2 * after)
 				if !ask(ctx) {
@@ -184,9 +187,9 @@ func (dead) Err() error { return context.DeadlineExceeded }
 
 // Spec: T4
 func TestContextDoneClosesAtTheDeadline(t *testing.T) {
-	each(t, func(t *testing.T, make func(context.Context) (context.Context, context.CancelFunc)) {
+	each(t, func(t *testing.T, newCtx newCtx) {
 		start := time.Now()
-		ctx, cancel := make(t.Context())
+		ctx, cancel := newCtx(t.Context())
 		defer cancel()
 		time.Sleep(after / 2) // asked for late, not on time
 		done := ctx.Done()
@@ -202,8 +205,8 @@ func TestContextDoneClosesAtTheDeadline(t *testing.T) {
 
 // Spec: T4
 func TestContextCancelPropagatesSynchronously(t *testing.T) {
-	each(t, func(t *testing.T, make func(context.Context) (context.Context, context.CancelFunc)) {
-		ctx, cancel := make(t.Context())
+	each(t, func(t *testing.T, newCtx newCtx) {
+		ctx, cancel := newCtx(t.Context())
 		child, cancelChild := context.WithCancel(embedding{ctx})
 		defer cancelChild()
 		grandchild, cancelGrandchild := context.WithTimeout(context.WithValue(child, key(1), 1), time.Hour)
@@ -230,8 +233,8 @@ func TestContextCancelPropagatesSynchronously(t *testing.T) {
 //
 // Spec: T4
 func TestContextKeptAfterReturn(t *testing.T) {
-	each(t, func(t *testing.T, make func(context.Context) (context.Context, context.CancelFunc)) {
-		ctx, cancel := make(t.Context())
+	each(t, func(t *testing.T, newCtx newCtx) {
+		ctx, cancel := newCtx(t.Context())
 		cancel()
 		time.Sleep(2 * after)
 		child, cancelChild := context.WithCancel(ctx)
@@ -247,9 +250,9 @@ func TestContextKeptAfterReturn(t *testing.T) {
 // Spec: T3, T4
 func TestContextParentEnds(t *testing.T) {
 	gone := errors.New("client gone")
-	each(t, func(t *testing.T, make func(context.Context) (context.Context, context.CancelFunc)) {
+	each(t, func(t *testing.T, newCtx newCtx) {
 		parent, cancelParent := context.WithCancelCause(t.Context())
-		ctx, cancel := make(parent)
+		ctx, cancel := newCtx(parent)
 		defer cancel()
 		child, cancelChild := context.WithCancel(embedding{ctx})
 		defer cancelChild()
@@ -258,7 +261,7 @@ func TestContextParentEnds(t *testing.T) {
 		wantEnd(t, ctx, context.Canceled, gone)
 		wantEnd(t, child, context.Canceled, gone)
 
-		late, cancelLate := make(parent) // ended before it began
+		late, cancelLate := newCtx(parent) // ended before it began
 		defer cancelLate()
 		wantEnd(t, late, context.Canceled, gone)
 
@@ -273,9 +276,9 @@ func TestContextParentEnds(t *testing.T) {
 // Spec: T3, T4
 func TestContextFirstEndStays(t *testing.T) {
 	gone := errors.New("client gone")
-	each(t, func(t *testing.T, make func(context.Context) (context.Context, context.CancelFunc)) {
+	each(t, func(t *testing.T, newCtx newCtx) {
 		parent, cancelParent := context.WithCancelCause(t.Context())
-		first, cancel := make(parent)
+		first, cancel := newCtx(parent)
 		defer cancel()
 		time.Sleep(after)
 		synctest.Wait()
@@ -286,7 +289,7 @@ func TestContextFirstEndStays(t *testing.T) {
 		wantEnd(t, first, context.DeadlineExceeded, ErrExceeded)
 
 		parent, cancelParent = context.WithCancelCause(t.Context())
-		second, cancel := make(parent)
+		second, cancel := newCtx(parent)
 		defer cancel()
 		cancelParent(gone)
 		time.Sleep(2 * after) // nobody looks, and nobody needs to
@@ -327,9 +330,9 @@ func TestContextBothEndedUnseen(t *testing.T) {
 
 // Spec: T4
 func TestContextChildFinishesFirst(t *testing.T) {
-	each(t, func(t *testing.T, make func(context.Context) (context.Context, context.CancelFunc)) {
+	each(t, func(t *testing.T, newCtx newCtx) {
 		reason := errors.New("enough")
-		ctx, cancel := make(t.Context())
+		ctx, cancel := newCtx(t.Context())
 		defer cancel()
 		child, cancelChild := context.WithCancelCause(ctx)
 		cancelChild(reason)
@@ -344,9 +347,9 @@ func TestContextChildFinishesFirst(t *testing.T) {
 
 // Spec: T4
 func TestContextDeadlineChildren(t *testing.T) {
-	each(t, func(t *testing.T, make func(context.Context) (context.Context, context.CancelFunc)) {
+	each(t, func(t *testing.T, newCtx newCtx) {
 		sooner, later := errors.New("sooner"), errors.New("later")
-		ctx, cancel := make(t.Context())
+		ctx, cancel := newCtx(t.Context())
 		defer cancel()
 		early, cancelEarly := context.WithTimeoutCause(ctx, after/2, sooner)
 		defer cancelEarly()
@@ -378,10 +381,10 @@ type key int
 
 // Spec: T4
 func TestContextValues(t *testing.T) {
-	each(t, func(t *testing.T, make func(context.Context) (context.Context, context.CancelFunc)) {
+	each(t, func(t *testing.T, newCtx newCtx) {
 		trace := &mettle.Trace{}
 		parent := mettle.WithAttempt(context.WithValue(mettle.WithTrace(t.Context(), trace), key(1), "one"), 3)
-		ctx, cancel := make(parent)
+		ctx, cancel := newCtx(parent)
 		child := context.WithValue(ctx, key(2), "two")
 		check := func() {
 			t.Helper()
@@ -413,8 +416,8 @@ func TestContextValues(t *testing.T) {
 
 // Spec: T4
 func TestContextWithoutCancel(t *testing.T) {
-	each(t, func(t *testing.T, make func(context.Context) (context.Context, context.CancelFunc)) {
-		ctx, cancel := make(context.WithValue(t.Context(), key(1), "one"))
+	each(t, func(t *testing.T, newCtx newCtx) {
+		ctx, cancel := newCtx(context.WithValue(t.Context(), key(1), "one"))
 		free := context.WithoutCancel(ctx)
 		check := func() {
 			t.Helper()
@@ -438,7 +441,7 @@ func TestContextWithoutCancel(t *testing.T) {
 
 // Spec: T4
 func TestContextAfterFunc(t *testing.T) {
-	each(t, func(t *testing.T, make func(context.Context) (context.Context, context.CancelFunc)) {
+	each(t, func(t *testing.T, newCtx newCtx) {
 		var mu sync.Mutex
 		var ran []string
 		note := func(s string) func() {
@@ -458,7 +461,7 @@ func TestContextAfterFunc(t *testing.T) {
 			}
 		}
 
-		ctx, cancel := make(t.Context())
+		ctx, cancel := newCtx(t.Context())
 		stop := context.AfterFunc(ctx, note("expiry"))
 		stopped := context.AfterFunc(ctx, note("stopped"))
 		if !stopped() || stopped() {
@@ -466,7 +469,7 @@ func TestContextAfterFunc(t *testing.T) {
 		}
 		time.Sleep(after - 1)
 		want()
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		want("expiry")
 		if stop() {
 			t.Error("stop tells that it stopped what has run")
@@ -474,7 +477,7 @@ func TestContextAfterFunc(t *testing.T) {
 		cancel()
 		want("expiry")
 
-		ctx, cancel = make(t.Context())
+		ctx, cancel = newCtx(t.Context())
 		context.AfterFunc(embedding{ctx}, note("cancel"))
 		want("expiry")
 		cancel()
@@ -488,17 +491,15 @@ func TestContextAfterFunc(t *testing.T) {
 //
 // Spec: T4
 func TestContextAfterFuncIsAsynchronous(t *testing.T) {
-	each(t, func(t *testing.T, make func(context.Context) (context.Context, context.CancelFunc)) {
-		ctx, cancel := make(t.Context())
+	each(t, func(t *testing.T, newCtx newCtx) {
+		ctx, cancel := newCtx(t.Context())
 		blocked := func(c chan struct{}) { c <- struct{}{} }
-		c := newChan()
+		c := make(chan struct{})
 		context.AfterFunc(ctx, func() { blocked(c) })
 		cancel()
 		<-c
 	})
 }
-
-func newChan() chan struct{} { return make(chan struct{}) }
 
 // afterFuncer is a custom context with an AfterFunc method, which package context
 // uses in place of a goroutine.
@@ -555,21 +556,21 @@ func (c *afterFuncer) registered() int {
 // Spec: T4
 func TestContextCustomParents(t *testing.T) {
 	t.Run("embedding", func(t *testing.T) {
-		each(t, func(t *testing.T, make func(context.Context) (context.Context, context.CancelFunc)) {
+		each(t, func(t *testing.T, newCtx newCtx) {
 			gone := errors.New("client gone")
 			inner, cancelInner := context.WithCancelCause(t.Context())
-			ctx, cancel := make(embedding{inner})
+			ctx, cancel := newCtx(embedding{inner})
 			defer cancel()
 			cancelInner(gone)
 			wantEnd(t, ctx, context.Canceled, gone)
 		})
 	})
 	t.Run("own Done", func(t *testing.T) {
-		each(t, func(t *testing.T, make func(context.Context) (context.Context, context.CancelFunc)) {
+		each(t, func(t *testing.T, newCtx newCtx) {
 			gone := errors.New("client gone")
 			inner, cancelInner := context.WithCancelCause(t.Context())
-			parent := &ownDone{inner, newChan()}
-			ctx, cancel := make(parent)
+			parent := &ownDone{inner, make(chan struct{})}
+			ctx, cancel := newCtx(parent)
 			defer cancel()
 			wantAlive(t, ctx)
 			cancelInner(gone)
@@ -579,9 +580,9 @@ func TestContextCustomParents(t *testing.T) {
 		})
 	})
 	t.Run("AfterFunc", func(t *testing.T) {
-		each(t, func(t *testing.T, make func(context.Context) (context.Context, context.CancelFunc)) {
+		each(t, func(t *testing.T, newCtx newCtx) {
 			parent := newAfterFuncer()
-			ctx, cancel := make(parent)
+			ctx, cancel := newCtx(parent)
 			ctx.Done()
 			if n := parent.registered(); n != 1 {
 				t.Errorf("%d functions registered with the parent, want 1", n)
@@ -594,7 +595,7 @@ func TestContextCustomParents(t *testing.T) {
 				t.Errorf("%d functions registered after the end, want none", n)
 			}
 
-			ctx, cancel = make(parent)
+			ctx, cancel = newCtx(parent)
 			defer cancel()
 			ctx.Done()
 			parent.end(context.Canceled)
@@ -603,9 +604,9 @@ func TestContextCustomParents(t *testing.T) {
 		})
 	})
 	t.Run("expires with no Deadline", func(t *testing.T) {
-		each(t, func(t *testing.T, make func(context.Context) (context.Context, context.CancelFunc)) {
+		each(t, func(t *testing.T, newCtx newCtx) {
 			parent := newAfterFuncer()
-			ctx, cancel := make(parent)
+			ctx, cancel := newCtx(parent)
 			defer cancel()
 			time.Sleep(after / 2)
 			parent.end(context.DeadlineExceeded)
@@ -620,10 +621,10 @@ func TestContextCustomParents(t *testing.T) {
 
 // Spec: T4
 func TestContextCustomChild(t *testing.T) {
-	each(t, func(t *testing.T, make func(context.Context) (context.Context, context.CancelFunc)) {
-		ctx, cancel := make(t.Context())
+	each(t, func(t *testing.T, newCtx newCtx) {
+		ctx, cancel := newCtx(t.Context())
 		defer cancel()
-		custom := &ownDone{ctx, newChan()}
+		custom := &ownDone{ctx, make(chan struct{})}
 		child, cancelChild := context.WithCancel(custom)
 		defer cancelChild()
 		time.Sleep(after)
@@ -637,12 +638,12 @@ func TestContextCustomChild(t *testing.T) {
 
 // Spec: T4
 func TestContextChildrenCostNoGoroutine(t *testing.T) {
-	each(t, func(t *testing.T, make func(context.Context) (context.Context, context.CancelFunc)) {
+	each(t, func(t *testing.T, newCtx newCtx) {
 		outer, cancelOuter := newLazy(t.Context(), New(Config{After: time.Hour}))
 		defer cancelOuter()
 		before := runtime.NumGoroutine()
 		for range 50 {
-			ctx, cancel := make(mettle.WithAttempt(outer, 1))
+			ctx, cancel := newCtx(mettle.WithAttempt(outer, 1))
 			defer cancel()
 			for _, view := range []context.Context{ctx, embedding{ctx}, mettle.WithAttempt(ctx, 1), context.WithValue(ctx, key(1), 1)} {
 				child, cancelChild := context.WithCancel(view)
@@ -677,12 +678,12 @@ func TestContextConcurrentUse(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			each(t, func(t *testing.T, make func(context.Context) (context.Context, context.CancelFunc)) {
+			each(t, func(t *testing.T, newCtx newCtx) {
 				for range 50 {
 					parent, cancelParent := context.WithCancelCause(t.Context())
-					ctx, cancel := make(parent)
+					ctx, cancel := newCtx(parent)
 					var wg sync.WaitGroup
-					start := newChan()
+					start := make(chan struct{})
 					for i := range 8 {
 						wg.Go(func() {
 							<-start
@@ -717,7 +718,7 @@ func use(t *testing.T, ctx context.Context, i int) {
 			time.Sleep(after / 10)
 		}
 	case 3:
-		ran := newChan()
+		ran := make(chan struct{})
 		context.AfterFunc(ctx, func() { close(ran) })
 		<-ran
 	}
@@ -770,7 +771,8 @@ func TestContextKeyIsLearned(t *testing.T) {
 	t.Run("CustomChild", TestContextCustomChild)
 }
 
-// Asking for anything but the end leaves no trace.
+// Asking for anything but the end leaves no trace. (Cause is not tried: up to Go 1.25
+// it looks for a cancelable context first, and for the end after.)
 //
 // Spec: T5
 func TestContextStartsNoTimerUntilAskedForDone(t *testing.T) {
@@ -780,7 +782,6 @@ func TestContextStartsNoTimerUntilAskedForDone(t *testing.T) {
 		ctx.Deadline()
 		ctx.Value(key(1))
 		ctx.Err()
-		context.Cause(ctx)
 		_ = fmt.Sprint(ctx)
 		mettle.ContextTrace(context.WithValue(ctx, key(1), 1))
 		context.WithoutCancel(ctx).Done()

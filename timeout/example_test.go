@@ -1,0 +1,64 @@
+package timeout_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/mettle-go/mettle"
+	"github.com/mettle-go/mettle/timeout"
+)
+
+// hang stands for a dependency that does not answer.
+func hang(ctx context.Context) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func ExampleTimeout_Do() {
+	p := timeout.New(timeout.Config{Name: "payments", After: time.Millisecond})
+
+	err := p.Do(context.Background(), hang)
+	fmt.Println(err)
+	fmt.Println(errors.Is(err, timeout.ErrExceeded), errors.Is(err, context.DeadlineExceeded))
+	// Output:
+	// timeout: payments: exceeded 1ms: context deadline exceeded
+	// true true
+}
+
+// The caller's own deadline is told apart from the policy's.
+func ExampleErrExceeded() {
+	p := timeout.New(timeout.Config{After: time.Minute})
+
+	ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+	defer cancel()
+	err := p.Do(ctx, hang)
+	fmt.Println(errors.Is(err, context.DeadlineExceeded), errors.Is(err, timeout.ErrExceeded))
+	// Output: true false
+}
+
+// One timeout for the whole call and one for each part of it: the error tells which
+// of them passed.
+func ExampleTimeout_Wrap() {
+	p := mettle.Compose(
+		timeout.New(timeout.Config{Name: "total", After: time.Minute}),
+		timeout.New(timeout.Config{Name: "attempt", After: time.Millisecond}),
+	)
+	var exceeded *timeout.Error
+	if errors.As(p.Do(context.Background(), hang), &exceeded) {
+		fmt.Println(exceeded.Name, exceeded.After)
+	}
+	// Output: attempt 1ms
+}
+
+func ExampleTimeout_Observe() {
+	p := timeout.New(timeout.Config{After: time.Millisecond})
+	_ = p.Do(context.Background(), hang)
+	for m := range p.Observe {
+		if m.Name == "mettle.timeout.exceeded" {
+			fmt.Println(m.Value, m.Help)
+		}
+	}
+	// Output: 1 Calls that failed after their deadline.
+}
