@@ -21,15 +21,18 @@ func Get[T any](ctx context.Context, p Policy, fn func(context.Context) (T, erro
 		var zero T
 		return zero, err
 	}
+	// A policy that breaks the contract may still be running fn.
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	return r.value, nil
 }
 
-// result takes the value of the run that wins. It is shared by every run of fn,
-// and its fields but fn are guarded by mu until Do has returned.
+// result takes the value of the run that wins. It is shared by every run of fn.
 type result[T any] struct {
-	fn      func(context.Context) (T, error)
-	mu      sync.Mutex
-	commits int // how many runs have given their value
+	fn func(context.Context) (T, error)
+
+	mu      sync.Mutex // guards what follows
+	commits int        // how many runs have given their value
 	value   T
 }
 
