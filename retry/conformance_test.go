@@ -13,8 +13,10 @@ import (
 func TestConformance(t *testing.T) {
 	policies := map[string]retry.Config{
 		"zero config": {},
-		"unbounded":   {Budget: retry.NoBudget, MaxAttempts: 5, Backoff: retry.Decorrelated(time.Millisecond, time.Second)},
-		"eager":       {Nested: true, MaxElapsed: time.Minute, RetryIf: func(error) bool { return true }},
+		"eager": {
+			MaxAttempts: 5, Backoff: retry.Decorrelated(time.Millisecond, time.Second), MaxElapsed: time.Minute,
+			Budget: retry.NoBudget, Nested: true, RetryIf: func(error) bool { return true },
+		},
 	}
 	for name, c := range policies {
 		t.Run(name, func(t *testing.T) {

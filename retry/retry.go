@@ -81,7 +81,7 @@ type Config struct {
 	// nothing is once the context is done. To wait until a breaker lets calls
 	// through again, return true for its refusals too, as in
 	//
-	//	errors.Is(err, breaker.ErrOpen) || mettle.Classify(ctx, err).Failed()
+	//	errors.Is(err, breaker.ErrOpen) || mettle.Classify(context.Background(), err).Failed()
 	//
 	// It is called from many goroutines at once. When it panics, the panic goes
 	// through Do. Nil: retry when mettle.Classify gives Failure, Overload or Timeout.
@@ -271,7 +271,7 @@ func (r *Retrier) run(ctx context.Context, next mettle.Policy, op func(context.C
 type call struct {
 	r       *Retrier
 	ctx     context.Context // the caller's
-	start   int64           // reading of the clock
+	start   int64           // reading of the clock; all calls pay for it, or Elapsed would miss the first attempt
 	n       int             // the attempt that runs or ran last, from 1
 	prev    time.Duration   // what the backoff said last
 	failure error           // the last failure of the dependency, nil while there is none
