@@ -108,9 +108,8 @@ func (c *lazyCtx) ask() *end {
 		return e
 	}
 	parent := c.parent
-	if parent.Err() == context.DeadlineExceeded && time.Since(c.deadline) >= 0 {
-		// The parent's deadline is later than ours, so ours came first.
-		parent = context.WithoutCancel(parent)
+	if parent.Err() == context.DeadlineExceeded && c.outlived() && time.Since(c.deadline) >= 0 {
+		parent = context.WithoutCancel(parent) // ours came first
 	}
 	c.timed.ctx, c.timed.cancel = context.WithDeadlineCause(parent, c.deadline, c.policy.cause)
 	if !c.end.CompareAndSwap(nil, &c.timed) {
@@ -128,8 +127,21 @@ func (c *lazyCtx) running() bool {
 // owned reports, once the deadline is past, whether c ended of it, and not before
 // of its parent. The context may be a moment behind the clock.
 func (c *lazyCtx) owned() bool {
-	err := c.Err()
-	return err == nil || err == context.DeadlineExceeded
+	switch c.Err() {
+	case nil:
+		return true
+	case context.DeadlineExceeded:
+		return c.outlived() || context.Cause(c) == error(c.policy.cause)
+	default:
+		return false
+	}
+}
+
+// outlived reports whether the deadline of the parent is known, and so later than
+// ours. A custom context may expire with none.
+func (c *lazyCtx) outlived() bool {
+	_, ok := c.parent.Deadline()
+	return ok
 }
 
 // finish ends c, with everything derived from it, and stops its timer.

@@ -130,6 +130,8 @@ func (t *Timeout) settle(c *lazyCtx, err error) error {
 	if err == nil && c.running() {
 		return nil // the timer tells as much as the clock, and is free to ask
 	}
+	// An operation that never asked for its end is the one that is late unawares,
+	// so the clock is read for its success too.
 	over := time.Since(c.deadline)
 	if over < 0 || !c.owned() {
 		return err
@@ -158,7 +160,8 @@ func (t *Timeout) wrap(err error) error {
 }
 
 // Stats is a snapshot of what a [Timeout] has counted since it was made. Calls
-// that ended in time are not counted, so that they share nothing.
+// that ended in time are not counted, so that they share nothing, and neither are
+// those whose caller's deadline came first or who were cancelled by their caller.
 type Stats struct {
 	// Exceeded is the number of calls that failed after their deadline.
 	Exceeded uint64

@@ -364,6 +364,45 @@ func TestCallerCancels(t *testing.T) {
 	}
 }
 
+// expired is a caller's context that ends as if by a deadline, and tells of none.
+type expired struct {
+	context.Context
+	at time.Time
+}
+
+func (expired) Deadline() (time.Time, bool) { return time.Time{}, false }
+
+func (c expired) Err() error {
+	if time.Now().Before(c.at) {
+		return nil
+	}
+	return context.DeadlineExceeded
+}
+
+// Spec: T3
+func TestCallersHiddenDeadline(t *testing.T) {
+	for name, begin := range map[string]func(context.Context){
+		"asks for nothing": func(context.Context) {},
+		"asked for Done":   func(ctx context.Context) { ctx.Done() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			forEachForm(t, func(t *testing.T, p *timeout.Timeout, bound mettle.Policy) {
+				inner, cancel := context.WithTimeout(t.Context(), after/2)
+				defer cancel()
+				err := bound.Do(expired{inner, time.Now().Add(after / 2)}, func(ctx context.Context) error {
+					begin(ctx)
+					time.Sleep(2 * after)
+					return ctx.Err()
+				})
+				if err != context.DeadlineExceeded {
+					t.Errorf("got %v, want what the caller's context says", err)
+				}
+				wantStats(t, p, timeout.Stats{})
+			})
+		})
+	}
+}
+
 // A caller that is told of the expiry by somebody else, and cancels after it, does
 // not turn the timeout into its own doing.
 //
