@@ -7,6 +7,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"go/types"
 	"io/fs"
 	"maps"
 	"os"
@@ -459,4 +460,72 @@ func TestLinks(t *testing.T) {
 			}
 		}
 	}
+}
+
+// The README's table of defaults has every number that may be zero, and says what the
+// field's own comment says.
+func TestDefaultsTable(t *testing.T) {
+	_, all := sources(t)
+	zero := regexp.MustCompile(`(?:Zero|Nil)(?: or negative)?(?:: | means |, )(.*)`)
+	row := regexp.MustCompile(`(?m)^\| (\w+)(?:, (\w+))? \| (\w+) \| (.*) \|$`)
+	stated := make(map[string]string) // package.Type.Field -> value
+	for _, m := range row.FindAllStringSubmatch(read(t, "README.md"), -1) {
+		typ := strings.ToUpper(m[2][:min(1, len(m[2]))]) + m[2][min(1, len(m[2])):] + "Config"
+		stated[m[1]+"."+typ+"."+m[3]] = m[4]
+	}
+	delete(stated, "package.Config.field") // the head of the table
+	for _, src := range all {
+		if src.test || !slices.Contains(leaves, src.dir) {
+			continue
+		}
+		for name, comment := range numbers(src.File) {
+			name = src.dir + "." + name
+			value, ok := stated[name]
+			delete(stated, name)
+			m := zero.FindStringSubmatch(strings.Join(strings.Fields(comment), " "))
+			switch {
+			case m == nil:
+				t.Errorf("%s: the comment does not say what zero means", name)
+			case !ok:
+				t.Errorf("README.md: the table of defaults lacks %s, where zero means %s", name, m[1])
+			case !regexp.MustCompile(`^` + regexp.QuoteMeta(value) + `[.,;]?( |$)`).MatchString(m[1]):
+				t.Errorf("README.md: %s is %q in the table and in its comment %q", name, value, m[1])
+			}
+		}
+	}
+	for name := range stated {
+		t.Errorf("README.md: the table of defaults has %s, which does not exist", name)
+	}
+}
+
+// numbers returns the comments of the fields of config types in f that have a default
+// worth a place in a table: numbers, durations, and retry's Backoff. The key is
+// Type.Field.
+func numbers(f *ast.File) map[string]string {
+	found := make(map[string]string)
+	for _, decl := range f.Decls {
+		d, ok := decl.(*ast.GenDecl)
+		if !ok {
+			continue
+		}
+		for _, spec := range d.Specs {
+			s, ok := spec.(*ast.TypeSpec)
+			if !ok || !s.Name.IsExported() || !strings.HasSuffix(s.Name.Name, "Config") {
+				continue
+			}
+			st, ok := s.Type.(*ast.StructType)
+			if !ok {
+				continue
+			}
+			for _, field := range st.Fields.List {
+				switch types.ExprString(field.Type) {
+				case "int", "float64", "time.Duration", "Backoff":
+					for _, name := range field.Names {
+						found[s.Name.Name+"."+name.Name] = field.Doc.Text() + field.Comment.Text()
+					}
+				}
+			}
+		}
+	}
+	return found
 }

@@ -24,7 +24,7 @@ func ExampleUnaryClientInterceptor() {
 	conn, err := grpc.NewClient("127.0.0.1:50051",
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithUnaryInterceptor(mettlegrpc.UnaryClientInterceptor(policy,
-			mettlegrpc.WithResend(codes.Unavailable, codes.Aborted))))
+			mettlegrpc.Resend(codes.Unavailable, codes.Aborted))))
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -18,7 +18,7 @@
 // # Resending
 //
 // A retry resends a call that ended in UNAVAILABLE and no other, because every other
-// code leaves open whether the server has done the work. [WithResend] names the codes
+// code leaves open whether the server has done the work. [Resend] names the codes
 // that a service's methods can bear twice.
 //
 // gRPC's own retries, those of a service config with a retryPolicy, happen below an
@@ -48,20 +48,20 @@ type Option func(*options)
 
 type options struct{ resend map[codes.Code]bool }
 
-// WithResend replaces the codes after which a retry may resend, UNAVAILABLE by
+// Resend replaces the codes after which a retry may resend, UNAVAILABLE by
 // default. None at all: nothing is resent.
 //
 // A code whose outcome is Success is one that a retry never sees as a failure, so
-// WithResend panics for OK and for the answers about the request; it panics for a
+// Resend panics for OK and for the answers about the request; it panics for a
 // code that does not exist as well.
-func WithResend(resend ...codes.Code) Option {
+func Resend(resend ...codes.Code) Option {
 	set := make(map[codes.Code]bool, len(resend))
 	for _, c := range resend {
 		if c > codes.Unauthenticated {
-			panic("mettlegrpc: WithResend: " + c.String() + " is no code of gRPC's")
+			panic("mettlegrpc: Resend: " + c.String() + " is no code of gRPC's")
 		}
 		if outcome(context.Background(), c) == mettle.Success {
-			panic("mettlegrpc: WithResend: " + c.String() + " is an answer, must be a failure of the server")
+			panic("mettlegrpc: Resend: " + c.String() + " is an answer, must be a failure of the server")
 		}
 		set[c] = true
 	}

@@ -294,19 +294,19 @@ func TestOutcomes(t *testing.T) {
 	}
 }
 
-func TestWithResend(t *testing.T) {
+func TestResend(t *testing.T) {
 	handle := func(context.Context, int) (*pb.SimpleResponse, error) {
 		return nil, status.Error(codes.Aborted, "conflict")
 	}
-	_, permanent, _ := class(t, t.Context(), direct, handle, mettlegrpc.WithResend(codes.Aborted, codes.Unavailable))
+	_, permanent, _ := class(t, t.Context(), direct, handle, mettlegrpc.Resend(codes.Aborted, codes.Unavailable))
 	assert.False(t, permanent)
-	_, permanent, _ = class(t, t.Context(), direct, handle, mettlegrpc.WithResend())
+	_, permanent, _ = class(t, t.Context(), direct, handle, mettlegrpc.Resend())
 	assert.True(t, permanent)
 
-	assert.PanicsWithValue(t, "mettlegrpc: WithResend: NotFound is an answer, must be a failure of the server",
-		func() { mettlegrpc.WithResend(codes.Unavailable, codes.NotFound) })
-	assert.PanicsWithValue(t, "mettlegrpc: WithResend: Code(99) is no code of gRPC's",
-		func() { mettlegrpc.WithResend(99) })
+	assert.PanicsWithValue(t, "mettlegrpc: Resend: NotFound is an answer, must be a failure of the server",
+		func() { mettlegrpc.Resend(codes.Unavailable, codes.NotFound) })
+	assert.PanicsWithValue(t, "mettlegrpc: Resend: Code(99) is no code of gRPC's",
+		func() { mettlegrpc.Resend(99) })
 }
 
 func TestCallerGivesUp(t *testing.T) {

@@ -1,0 +1,112 @@
+package tests
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/mettle-go/mettle"
+	"github.com/mettle-go/mettle/breaker"
+	"github.com/mettle-go/mettle/bulkhead"
+	"github.com/mettle-go/mettle/middleware/mettlegrpc"
+	"github.com/mettle-go/mettle/middleware/mettlehttp"
+	"github.com/mettle-go/mettle/retry"
+	"github.com/mettle-go/mettle/timeout"
+)
+
+// What the README shows compiles, because it stands in this file word for word.
+func TestReadmeSnippetsCompile(t *testing.T) {
+	readme, err := os.ReadFile("../README.md")
+	require.NoError(t, err)
+	source, err := os.ReadFile("readme_test.go")
+	require.NoError(t, err)
+	compiled := unindent(string(source))
+	snippets := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(readme), -1)
+	require.NotEmpty(t, snippets)
+	for _, snippet := range snippets {
+		assert.Contains(t, compiled, "\n"+unindent(snippet[1]), "README.md has code that tests/readme_test.go has not")
+	}
+}
+
+func unindent(text string) string {
+	return regexp.MustCompile(`(?m)^\t+`).ReplaceAllString(strings.TrimLeft(text, "\n"), "")
+}
+
+// The functions below are compiled and not run; their bodies are the snippets.
+
+var (
+	_ = []any{oneLine, pipeline, value, httpClient, grpcClient, ownPolicy, whatFailed}
+
+	ctx   context.Context
+	creds credentials.TransportCredentials
+	order string
+)
+
+func charge(context.Context, string) error { return nil }
+
+func exchangeRate(context.Context, string, string) (float64, error) { return 1, nil }
+
+func oneLine(client *http.Client) {
+	client.Transport = mettlehttp.NewTransport(nil, nil)
+}
+
+func pipeline() (mettle.Policy, error) {
+	payments := mettle.Compose(
+		timeout.New(timeout.Config{After: 2 * time.Second}), // all attempts together
+		retry.New(retry.Config{}),
+		breaker.New(breaker.Config{Name: "payments"}), // sees every single attempt
+		bulkhead.New(bulkhead.Config{Name: "payments", Limit: 20}),
+	)
+	err := payments.Do(ctx, func(ctx context.Context) error { return charge(ctx, order) })
+	return payments, err
+}
+
+func value(payments mettle.Policy) (float64, error) {
+	rate, err := mettle.Get(ctx, payments, func(ctx context.Context) (float64, error) {
+		return exchangeRate(ctx, "EUR", "USD")
+	})
+	return rate, err
+}
+
+func httpClient(payments mettle.Policy, url string) (*http.Response, error) {
+	client := &http.Client{Transport: mettlehttp.NewTransport(http.DefaultTransport, payments)}
+	resp, err := client.Get(url)
+	return resp, err
+}
+
+func grpcClient(payments mettle.Policy, target string) (*grpc.ClientConn, error) {
+	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(creds),
+		grpc.WithUnaryInterceptor(mettlegrpc.UnaryClientInterceptor(payments)))
+	return conn, err
+}
+
+func ownPolicy(payments mettle.Policy) mettle.Policy {
+	logged := mettle.PolicyFunc(func(ctx context.Context, op func(context.Context) error) error {
+		begun := time.Now()
+		err := op(ctx)
+		slog.InfoContext(ctx, "charge", "took", time.Since(begun), "outcome", mettle.Classify(ctx, err).String())
+		return err
+	})
+	p := mettle.Compose(logged, payments)
+	return p
+}
+
+func whatFailed(err error) {
+	var failed *retry.Error
+	switch {
+	case errors.As(err, &failed): // failed.Attempts were made; failed.Last is the last real error
+	case errors.Is(err, breaker.ErrOpen), errors.Is(err, bulkhead.ErrFull): // not sent; both Is mettle.ErrRejected
+	case errors.Is(err, timeout.ErrExceeded): // a timeout of ours, not the caller's deadline
+	}
+}
