@@ -29,9 +29,11 @@ import (
 // Bulkhead is a [mettle.Policy] that limits the calls in flight. Make one with [New]
 // for each dependency. It may be used from many goroutines at once.
 //
+// The zero Bulkhead is not usable.
+//
 // Calls through Do, through a pipeline and through Acquire count together. A call
 // that finds a free slot takes no lock and allocates nothing; one that is refused at
-// once does not either.
+// once does not either. A call that waits costs a timer and three allocations.
 type Bulkhead struct {
 	name     string
 	maxQueue int // 0: as the limit
@@ -104,11 +106,13 @@ func (l *bound) Do(ctx context.Context, op func(context.Context) error) error {
 	return l.b.run(ctx, l.next, op)
 }
 
+// run is Do without the look at ctx, which whatever encloses a bound bulkhead has
+// taken already. A nil next runs op itself.
 func (b *Bulkhead) run(ctx context.Context, next mettle.Policy, op func(context.Context) error) error {
 	if err := b.take(ctx); err != nil {
 		return err
 	}
-	defer b.release()
+	defer b.release() // on a panic and Goexit as well, which pass through with their stack
 	if next == nil {
 		return op(ctx)
 	}
@@ -156,7 +160,9 @@ func (b *Bulkhead) Resize(n int) {
 	b.refusals.Store(r) // under mu, so that of two Resizes the same one has the last word in both
 }
 
-// refuse counts a refusal, tells who listens, and returns it.
+// refuse counts a refusal, tells who listens, and returns it. The call holds nothing
+// by then, so that the hook may do as it likes. The trace is looked up here and not
+// sooner because a healthy call should not pay for the walk up its context.
 func (b *Bulkhead) refuse(ctx context.Context, count *atomic.Uint64, err *FullError) error {
 	count.Add(1)
 	if t := mettle.ContextTrace(ctx); t != nil && t.Rejected != nil {

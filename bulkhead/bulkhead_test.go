@@ -243,7 +243,7 @@ func TestNobodyWaitsWithoutMaxWait(t *testing.T) {
 		if !errors.As(err, &full) || *full != (bulkhead.FullError{Name: "db", Limit: 2}) {
 			t.Errorf("got %#v", err)
 		}
-		if got, want := err.Error(), `bulkhead: "db" full: 2 calls in flight`; got != want {
+		if got, want := err.Error(), `bulkhead: "db" full: 2 in flight`; got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	})
@@ -261,7 +261,7 @@ func TestQueueIsBoundedInLengthAndTime(t *testing.T) {
 				synctest.Wait()
 			}
 			last := as[tc.want]
-			if !last.isDone() || last.err.Error() != fmt.Sprintf(`bulkhead: "db" full: 2 calls in flight and %d waiting`, tc.want) {
+			if !last.isDone() || last.err.Error() != fmt.Sprintf(`bulkhead: "db" full: 2 in flight and %d waiting`, tc.want) {
 				t.Fatalf("one too many: got %v, %v", last.isDone(), last.err)
 			}
 			if s := b.Stats(); s.Queued != tc.want || s.MaxQueue != tc.want || s.Refused != 1 || s.Expired != 0 {
@@ -494,7 +494,7 @@ func TestResize(t *testing.T) {
 		if s := b.Stats(); s.Limit != 1 || s.InFlight != 4 || s.Queued != 1 || s.MaxQueue != 1 {
 			t.Fatalf("got %+v", s)
 		}
-		if err := b.Do(bg, noop); err == nil || err.Error() != `bulkhead: "db" full: 1 calls in flight and 1 waiting` {
+		if err := b.Do(bg, noop); err == nil || err.Error() != `bulkhead: "db" full: 1 in flight and 1 waiting` {
 			t.Errorf("refusal does not follow the limit: %v", err)
 		}
 		for i, p := range held {
@@ -680,7 +680,7 @@ func TestTrace(t *testing.T) {
 			"wait db 1s",
 			`rejected db bulkhead: "db" full: none of 1 slots came free within 1s`,
 			"wait db 1ms",
-			`rejected db bulkhead: "db" full: 1 calls in flight and 1 waiting`,
+			`rejected db bulkhead: "db" full: 1 in flight and 1 waiting`,
 		}
 		if strings.Join(got, "\n") != strings.Join(want, "\n") {
 			t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

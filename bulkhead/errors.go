@@ -33,9 +33,9 @@ func (e *FullError) Error() string {
 	case e.Waited > 0:
 		return fmt.Sprintf("bulkhead: %sfull: none of %d slots came free within %v", name, e.Limit, e.Waited)
 	case e.MaxQueue > 0:
-		return fmt.Sprintf("bulkhead: %sfull: %d calls in flight and %d waiting", name, e.Limit, e.MaxQueue)
+		return fmt.Sprintf("bulkhead: %sfull: %d in flight and %d waiting", name, e.Limit, e.MaxQueue)
 	default:
-		return fmt.Sprintf("bulkhead: %sfull: %d calls in flight", name, e.Limit)
+		return fmt.Sprintf("bulkhead: %sfull: %d in flight", name, e.Limit)
 	}
 }
 

@@ -35,7 +35,7 @@ func ExampleBulkhead_Do_full() {
 	fmt.Println(err)
 	fmt.Println(errors.Is(err, bulkhead.ErrFull), errors.Is(err, mettle.ErrRejected))
 	// Output:
-	// bulkhead: "payments" full: 1 calls in flight
+	// bulkhead: "payments" full: 1 in flight
 	// true true
 }
 
@@ -62,7 +62,7 @@ func ExampleBulkhead_Acquire() {
 
 	_, err = b.Acquire(context.Background())
 	fmt.Println(err)
-	// Output: bulkhead: "streams" full: 1 calls in flight
+	// Output: bulkhead: "streams" full: 1 in flight
 }
 
 // Work that is worth doing only when there is room.

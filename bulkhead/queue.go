@@ -141,7 +141,9 @@ func (b *Bulkhead) room(limit int) int {
 	return b.maxQueue
 }
 
-// take takes a slot, waiting for it if need be, or returns why there is none.
+// take takes a slot, waiting for it if need be, or returns why there is none: a
+// refusal, or the cause of a context that ended during the wait. It does not look at
+// the context of a call that finds a slot free.
 func (b *Bulkhead) take(ctx context.Context) error {
 	if b.tryTake() {
 		return nil

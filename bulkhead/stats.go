@@ -46,7 +46,8 @@ func (b *Bulkhead) Stats() Stats {
 //	mettle.bulkhead.waits      counter  {call}
 //	mettle.bulkhead.wait_time  counter  s
 //
-// The last two tell the mean time in the queue, over any span of time.
+// The last two tell the mean time in the queue, over any span of time. There is no
+// count of calls, since it would cost every healthy call a write of its own.
 func (b *Bulkhead) Observe(yield func(mettle.Metric) bool) {
 	s := b.Stats()
 	for i := range metrics {
@@ -65,6 +66,7 @@ const (
 	labelMaxWait
 )
 
+// newLabels makes the label sets once, so that Observe allocates none.
 func newLabels(name string) [3][]mettle.Label {
 	policy := mettle.Label{Key: "policy", Value: name}
 	return [...][]mettle.Label{
