@@ -33,7 +33,7 @@ import (
 //
 // Calls through Do, through a pipeline and through Acquire count together. A call
 // that finds a free slot takes no lock and allocates nothing; one that is refused at
-// once does not either. A call that waits costs a timer and three allocations.
+// once does not either. A call that waits costs a few allocations and a timer.
 type Bulkhead struct {
 	name     string
 	maxQueue int // 0: as the limit
