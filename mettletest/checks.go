@@ -331,12 +331,16 @@ func (s *suite) refusals(p mettle.Policy) int {
 const manyCalls = 20
 
 func testRefusal(s *suite) {
-	admitted := allocs(s.newPolicy(), succeed)
+	first := s.newPolicy()
+	admitted := allocs(first, succeed)
+	// In a pipeline the refusal may be another's, and an outer policy may have
+	// something to add to it, as a fallback does that failed as well.
+	_, composed := first.(*mettle.Pipeline)
 	for when, load := range loads {
 		p := s.newPolicy()
 		end := load(s, p)
 		// Only a policy that refuses each and every call can be measured.
-		if s.refusals(p) == manyCalls { // judge has looked at the errors
+		if s.refusals(p) == manyCalls && !composed { // judge has looked at the errors
 			if n := allocs(p, succeed); n > admitted {
 				s.Errorf("%s, a refusal allocates %d times, a call that gets through %d times", when, n, admitted)
 			}
@@ -427,7 +431,7 @@ func testConcurrent(s *suite) {
 	for g := range uint64(32) {
 		all.Go(func() {
 			random := rand.New(rand.NewPCG(g, 0))
-			for range 30 {
+			for range 15 {
 				s.doAnything(p, random)
 				time.Sleep(time.Duration(random.IntN(3)) * time.Second)
 			}

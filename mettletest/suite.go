@@ -29,8 +29,8 @@ import (
 //     that it keeps waiting is admitted or refused within a day.
 //   - Its waits are such that a bubble can tell: a call blocked on a [sync.Mutex]
 //     while another call's op runs hangs the test.
-//   - Its capacity, if it has one, is at most 1,000 calls; less is better, for a
-//     leak shows only when all of it has leaked.
+//   - Its capacity, if it has one, is at most 200 calls, those that wait included.
+//     A leak shows only when all of it has leaked.
 func TestPolicy(t *testing.T, newPolicy func() mettle.Policy, opts ...Option) {
 	t.Helper()
 	var o options
@@ -65,7 +65,7 @@ func MayOverlap() Option { return func(o *options) { o.overlap = true } }
 const leaveAlone = 24 * time.Hour
 
 // hammer is how many calls go wrong in a row before the policy must still work.
-const hammer = 1000
+const hammer = 250
 
 // reporter is as much of a [testing.T] as a check needs. The tests of the suite
 // stand in for it, since they want checks to fail.
@@ -73,7 +73,7 @@ type reporter interface {
 	Errorf(format string, args ...any)
 }
 
-// first reports the first few failures of a check, which may try a thousand calls.
+// first reports the first few failures of a check, which may try hundreds of calls.
 type first struct {
 	reporter
 	n atomic.Int32

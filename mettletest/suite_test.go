@@ -337,7 +337,7 @@ var faulty = []fault{
 				err := op(ctx)
 				if err != nil {
 					last.Store(fmt.Errorf("op: %w", err))
-					time.Sleep(time.Millisecond)
+					time.Sleep(time.Second)
 					err = last.Load().(error)
 				}
 				return err
