@@ -1,0 +1,229 @@
+package mettlehttp
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"sync/atomic"
+	"time"
+)
+
+// How much of a response that nobody wants is read so that its connection can be used
+// again. More, or slower, than this costs more than a new connection does.
+const (
+	drainBytes = 64 << 10
+	drainTime  = 50 * time.Millisecond
+)
+
+// replays is how many times net/http may send the request of one attempt, first
+// sending included, before the attempt is cut. See the package documentation.
+const replays = 2
+
+// attempt is one sending of a request: its context, what net/http told about it, and
+// its response. It is itself the context: it lives as long as the caller's, because the
+// body outlives the policy's, and carries the values of the policy's.
+type attempt struct {
+	context.Context // the caller's, with a cancel of our own
+	cancel          context.CancelCauseFunc
+	values          context.Context // the policy's
+	call            *call
+	total           time.Time // zero: the caller's own deadline, if any, is the first
+
+	// Told by httptrace, on goroutines of the base.
+	asked, connected atomic.Bool
+	wrote            atomic.Int32
+
+	resp   *http.Response
+	sent   *http.Request
+	rc     io.ReadCloser // of resp, once the body is handed out
+	closed atomic.Bool   // rc
+	ended  atomic.Bool   // the context is cancelled and the timer stopped
+	timer  *time.Timer   // ends the body at total; nil: none
+	late   atomic.Bool   // timer has fired
+}
+
+// newAttempt prepares an attempt under policy, the context that the policy hands on.
+func newAttempt(c *call, policy context.Context) *attempt {
+	a := &attempt{call: c, values: policy}
+	a.Context, a.cancel = context.WithCancelCause(c.req.Context())
+	// The deadline of the call as a whole holds for the body too; that of an attempt
+	// ends with the headers.
+	if total, ok := callDeadline(policy); ok {
+		if own, ok := c.req.Context().Deadline(); !ok || total.Before(own) {
+			a.total = total
+		}
+	}
+	return a
+}
+
+// Deadline returns when the body must have been read.
+func (a *attempt) Deadline() (time.Time, bool) {
+	if !a.total.IsZero() {
+		return a.total, true
+	}
+	return a.Context.Deadline()
+}
+
+// Value returns what the policy's context carries.
+func (a *attempt) Value(key any) any {
+	// Package context asks for its own cancel node by a key we cannot name. It must get
+	// that of our lifetime: with the policy's, the cause would be wrong and every child
+	// would cost a goroutine.
+	if v := a.Context.Value(key); v == any(a.Context) {
+		return v
+	}
+	return a.values.Value(key)
+}
+
+// cut ends the attempt because the policy's context has ended.
+func (a *attempt) cut() { a.cancel(context.Cause(a.values)) }
+
+// traced returns the context for the request. The hooks tell what no error does:
+// whether anything was sent.
+func (a *attempt) traced() context.Context {
+	return httptrace.WithClientTrace(a, &httptrace.ClientTrace{
+		GetConn: func(string) {
+			a.asked.Store(true)
+			if a.wrote.Load() >= replays {
+				a.cancel(errReplays)
+			}
+		},
+		GotConn:      func(httptrace.GotConnInfo) { a.connected.Store(true) },
+		WroteHeaders: func() { a.wrote.Add(1) },
+	})
+}
+
+var errReplays = errors.New("mettlehttp: connection after connection broke under one attempt")
+
+// unsent reports whether err proves that the server cannot have seen the request.
+func (a *attempt) unsent(policy context.Context, err error) bool {
+	if dialFailed(err) {
+		return true
+	}
+	switch {
+	case !a.asked.Load():
+		return false // the base does not trace, which proves nothing
+	case !a.connected.Load():
+		return true // neither dialled nor shaken hands to the end
+	case policy.Err() != nil:
+		return false // the base may have left its writer behind
+	default:
+		return a.wrote.Load() == 0
+	}
+}
+
+// dialFailed reports whether err is that of a connection that never came to be.
+func dialFailed(err error) bool {
+	for e := err; ; {
+		var op *net.OpError
+		if !errors.As(e, &op) {
+			break
+		}
+		if op.Op == "dial" {
+			return true
+		}
+		e = op.Err // a proxy's is wrapped in one of its own
+	}
+	// Conn is set only when the very first record was not one of TLS.
+	var record tls.RecordHeaderError
+	return errors.As(err, &record) && record.Conn != nil
+}
+
+// over reports whether the body can no longer be read.
+func (a *attempt) over() bool { return !a.total.IsZero() && !time.Now().Before(a.total) }
+
+// hand gives the response to the caller. The attempt lives on until the body has ended.
+func (a *attempt) hand() *http.Response {
+	resp := a.resp
+	if resp.Request == nil || resp.Request == a.sent {
+		// As net/http does; our clone's context is about to end.
+		resp.Request = a.call.req
+	}
+	if resp.Body == nil || resp.Body == http.NoBody && !a.call.hasBody {
+		a.end()
+		return resp
+	}
+	a.rc = resp.Body
+	if a.isTunnel() {
+		// A connection in its own right: it has no end that a timeout could mean.
+		resp.Body = tunnelBody(a)
+		return resp
+	}
+	if !a.total.IsZero() {
+		a.timer = time.AfterFunc(time.Until(a.total), func() {
+			a.late.Store(true)
+			a.cancel(errBodyTimeout)
+		})
+	}
+	resp.Body = responseBody{a}
+	return resp
+}
+
+func (a *attempt) isTunnel() bool {
+	return a.resp.StatusCode == http.StatusSwitchingProtocols ||
+		a.sent.Method == http.MethodConnect && a.resp.StatusCode/100 == 2
+}
+
+// end gives back the context and the timer.
+func (a *attempt) end() {
+	if a.ended.Swap(true) {
+		return
+	}
+	if a.timer != nil {
+		a.timer.Stop()
+	}
+	a.cancel(nil)
+}
+
+// closeBody closes rc once, whoever comes first.
+func (a *attempt) closeBody() error {
+	if a.closed.Swap(true) {
+		return nil
+	}
+	return a.rc.Close()
+}
+
+// drop closes a response that came too late to be of use. A nil attempt has none.
+func (a *attempt) drop() {
+	if a == nil {
+		return
+	}
+	a.cancel(nil) // what is left of the body ends at once
+	a.discard()
+}
+
+// discard reads the rest of a response that nobody wants, within bounds, so that its
+// connection can be used for the next attempt, and closes it. A nil attempt has none.
+func (a *attempt) discard() {
+	if a == nil {
+		return
+	}
+	defer a.end()
+	a.rc = a.resp.Body
+	if a.rc == nil {
+		return
+	}
+	defer a.closeBody()
+	if a.rc == http.NoBody || a.resp.ContentLength > drainBytes || a.isTunnel() {
+		return
+	}
+	done := make(chan struct{})
+	timer := time.AfterFunc(drainTime, func() {
+		a.cancel(nil)
+		// Every base should heed that. A body that does not is closed under the read.
+		deaf := time.NewTimer(drainTime)
+		defer deaf.Stop()
+		select {
+		case <-done:
+		case <-deaf.C:
+			a.closeBody()
+		}
+	})
+	defer timer.Stop()
+	defer close(done)
+	io.CopyN(io.Discard, a.rc, drainBytes+1)
+}

@@ -1,0 +1,103 @@
+package mettlehttp
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"sync/atomic"
+
+	"github.com/mettle-go/mettle"
+	"github.com/mettle-go/mettle/timeout"
+)
+
+// errBodyTimeout is what a read ends with after the timeout of the call as a whole.
+var errBodyTimeout error = bodyTimeout{}
+
+type bodyTimeout struct{}
+
+func (bodyTimeout) Error() string {
+	return "mettlehttp: total timeout exceeded while reading the response body"
+}
+func (bodyTimeout) Timeout() bool           { return true }
+func (bodyTimeout) Temporary() bool         { return true }
+func (bodyTimeout) Outcome() mettle.Outcome { return mettle.Timeout }
+func (bodyTimeout) Is(target error) bool {
+	return target == context.DeadlineExceeded || target == timeout.ErrExceeded
+}
+
+// responseBody is the body that the caller reads. It ends the attempt when it has been
+// read to the end, when a read fails, and when it is closed, whichever is first.
+type responseBody struct{ a *attempt }
+
+func (b responseBody) Read(p []byte) (int, error) {
+	if b.a.late.Load() {
+		return 0, errBodyTimeout
+	}
+	n, err := b.a.rc.Read(p)
+	if err != nil {
+		if err != io.EOF && b.a.late.Load() {
+			err = errBodyTimeout
+		}
+		b.a.end()
+	}
+	return n, err
+}
+
+func (b responseBody) Close() error {
+	defer b.a.end()
+	return b.a.closeBody()
+}
+
+// tunnelBody is the body of an answer that gave the connection away (101, or 2xx to a
+// CONNECT). It passes reads, and writes if there are any, through, and ends the attempt
+// when it is closed.
+func tunnelBody(a *attempt) io.ReadCloser {
+	if w, ok := a.rc.(io.Writer); ok {
+		return writableTunnel{tunnel: tunnel{a}, Writer: w}
+	}
+	return tunnel{a}
+}
+
+type tunnel struct{ a *attempt }
+
+func (t tunnel) Read(p []byte) (int, error) { return t.a.rc.Read(p) }
+
+func (t tunnel) Close() error {
+	defer t.a.end()
+	return t.a.closeBody()
+}
+
+type writableTunnel struct {
+	tunnel
+	io.Writer
+}
+
+// CloseWrite is how httputil.ReverseProxy passes on that one side has no more to say.
+func (t writableTunnel) CloseWrite() error {
+	if c, ok := t.Writer.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return http.ErrNotSupported
+}
+
+// uploadBody is a request body that can be sent once only. It is closed once, however
+// often the base does so, and knows whether it was the caller's reader that failed.
+type uploadBody struct {
+	io.ReadCloser
+	closed, failed atomic.Bool
+}
+
+func (b *uploadBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF && !b.closed.Load() {
+		b.failed.Store(true)
+	}
+	return n, err
+}
+
+func (b *uploadBody) Close() error {
+	if b.closed.Swap(true) {
+		return nil
+	}
+	return b.ReadCloser.Close()
+}

@@ -1,0 +1,53 @@
+// Package mettlehttp wears policies over net/http.
+//
+// One line gives a client the standard pipeline:
+//
+//	client.Transport = mettlehttp.NewTransport(nil, nil)
+//
+// which is, from the outside in: a total timeout of 30 s, a retry with a budget, a
+// breaker for each host, a bulkhead, and a timeout of 10 s for each attempt, all with
+// their defaults. A pipeline of one's own takes its place as the second argument, with
+// [Host] as the key for what is to be kept per host.
+//
+// # What is resent
+//
+// A status of 408, 425, 429, 500, 502, 503 or 504, or an error of the connection, is a
+// failure that a retry may follow, if the request may go out twice: its method is GET,
+// HEAD, OPTIONS, TRACE, PUT or DELETE, or it has an Idempotency-Key or X-Idempotency-Key
+// header; or the error proves that nothing was sent. A body must be one that
+// [http.Request.GetBody] can make again, which [http.NewRequest] sees to for bodies in
+// memory; see [BufferBodies] for others. A request that may not be resent is
+// marked [mettle.Permanent], and refused if a policy sends it again all the same. So a
+// hedge sends it once too.
+//
+// Certificates that do not verify, names that do not exist, malformed requests and
+// unknown schemes fail at once. With a scheme other than http and https, errors are
+// resent only over a base that reports its connections to net/http/httptrace.
+//
+// A Retry-After header on 429 and 503 is what [mettle.RetryAfter] returns for the
+// failure. Other statuses are answers: they come back as they are, and a breaker counts
+// 4xx, 501 and 505 as successes of the server and every other 5xx as a failure.
+//
+// net/http resends a request by itself when a connection from its pool turns out to be
+// broken, which no policy sees. That multiplies with a retry, so an attempt is cut when
+// it asks for a connection after two sendings: no more than twice as many requests reach
+// a server as there are attempts.
+//
+// # Time
+//
+// A timeout outside every retry and hedge is the total one: it bounds the reading of the
+// response body too, where an error is then returned whose Timeout method is true. One
+// inside a retry or hedge ends when the headers arrive. In a pipeline without either, a
+// timeout is total. A body that is meant to stream for hours, such as an event stream,
+// wants a pipeline without a total timeout; connections given away by 101 or
+// CONNECT have none.
+//
+// A bulkhead's slot is given back when the headers arrive, though the connection is in
+// use until the body has been read: to hold it longer would cost a goroutine a call.
+//
+// # What is not ours
+//
+// Redirects, cookies and credentials are those of [http.Client], for which each hop is a
+// request of its own. Request.Cancel and Client.Timeout end waits as a context does, but
+// cost a goroutine a call; a context does not.
+package mettlehttp

@@ -1,0 +1,80 @@
+package mettlehttp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/mettle-go/mettle"
+)
+
+var (
+	errNoResponse  = errors.New("mettlehttp: the policy reported success without a response")
+	errNilResponse = errors.New("mettlehttp: the base returned neither a response nor an error")
+)
+
+// notResentError is what an attempt ends with that would have sent a request a second
+// time that may go out once only. It says nothing about the server, and no retry helps.
+type notResentError struct{ last error } // of the attempt before; nil: it is still under way
+
+func (e *notResentError) Error() string {
+	if e.last == nil {
+		return "mettlehttp: request may not be sent twice"
+	}
+	return "mettlehttp: request may not be sent twice: " + e.last.Error()
+}
+func (e *notResentError) Unwrap() error           { return e.last }
+func (e *notResentError) Is(target error) bool    { return target == mettle.ErrRejected }
+func (e *notResentError) Outcome() mettle.Outcome { return mettle.Ignored }
+func (e *notResentError) Permanent() bool         { return true }
+
+// errCanceled is the cause of a call that ended through [http.Request.Cancel].
+var errCanceled = fmt.Errorf("mettlehttp: Request.Cancel closed: %w", context.Canceled)
+
+// attemptError is the error of an attempt with the marks that policies go by.
+type attemptError struct {
+	err       error
+	cause     error // of the context, where err does not say that it ended; nil: none
+	permanent bool
+}
+
+func (e *attemptError) Error() string {
+	if e.cause != nil {
+		return fmt.Sprintf("%v (%v)", e.err, e.cause)
+	}
+	return e.err.Error()
+}
+
+func (e *attemptError) Unwrap() []error {
+	if e.cause != nil {
+		return []error{e.err, e.cause}
+	}
+	return []error{e.err}
+}
+
+func (e *attemptError) Permanent() bool { return e.permanent }
+
+// ownError is the error of an attempt that failed on our side of the wire: the request
+// could not be sent at all, or its body could not be read. The server is not to blame.
+type ownError struct{ attemptError }
+
+func (e *ownError) Outcome() mettle.Outcome { return mettle.Ignored }
+
+// timeoutError gives the outermost error the method that [url.Error] looks for
+// there and nowhere else.
+type timeoutError struct{ error }
+
+func (e timeoutError) Unwrap() error { return e.error }
+func (timeoutError) Timeout() bool   { return true }
+func (timeoutError) Temporary() bool { return true }
+
+func decorate(err error) error {
+	if t, ok := err.(interface{ Timeout() bool }); ok && t.Timeout() {
+		return err
+	}
+	var t interface{ Timeout() bool }
+	if errors.As(err, &t) && t.Timeout() {
+		return timeoutError{err}
+	}
+	return err
+}
