@@ -208,11 +208,32 @@ func (p *Permit) Done(err error) {
 	if b == nil {
 		return
 	}
-	if err == nil && p.phase.set.classify == nil {
+	switch {
+	case err != nil || p.phase.set.classify != nil:
+		b.settle(p, b.classify(p, err), err)
+	case b.healthy(p):
+		p.b = nil
+	default:
 		b.settle(p, mettle.Success, nil)
-		return
 	}
-	b.settle(p, b.classify(p, err), err)
+}
+
+// healthy counts a success where that is all there is to do, and reports whether it
+// was. It does what settle does, for the calls that must cost least: a look at the
+// generation, one clock read, one CAS.
+func (b *Breaker) healthy(p *Permit) bool {
+	ph := b.phase.Load()
+	c := ph.counts
+	if ph.gen != p.phase.gen || ph.set.slowCall > 0 || p.lease != 0 || p.free {
+		return false
+	}
+	if c.rate != nil && !c.rate.AddGood(b.clock.Now(), ph.set.minCalls) {
+		return false
+	}
+	if c.run.Load() != 0 { // read before write: success after success shares the line
+		c.run.Store(0)
+	}
+	return true
 }
 
 // classify asks the user's classifier, or ours.
@@ -293,7 +314,7 @@ func (b *Breaker) count(p *Permit, ph *phase, now int64, failed, slow bool, err 
 				b.open(p.ctx, ph, Change{Rule: RuleConsecutive, Bad: int(n), Err: err})
 				return
 			}
-		} else if c.run.Load() != 0 { // read before write: success after success shares the line
+		} else if c.run.Load() != 0 {
 			c.run.Store(0)
 		}
 	}
@@ -314,9 +335,9 @@ func (b *Breaker) count(p *Permit, ph *phase, now int64, failed, slow bool, err 
 // holds, and reports whether it does.
 func (b *Breaker) judge(p *Permit, ph *phase, w *window.Window, now int64, bad bool, c Change) bool {
 	in := w.Add(now, bad)
-	// Success makes a rate fall, so that only the success that makes the calls
-	// enough can make the rule hold. Where the bucket alone holds enough of them,
-	// they were enough before, and there is nothing to add up.
+	// A good call makes the rate fall, so that it can make the rule hold in one way
+	// only: as the call that makes them enough. Where its bucket alone holds more, it
+	// was not, and there is nothing to add up.
 	if !bad && in > ph.set.minCalls {
 		return false
 	}
@@ -324,10 +345,14 @@ func (b *Breaker) judge(p *Permit, ph *phase, w *window.Window, now int64, bad b
 	if c.Rule == RuleSlowRate {
 		units = ph.set.slowUnits
 	}
-	c.Calls, c.Bad = w.Sum(now)
-	if units == 0 || c.Calls < ph.set.minCalls || int64(c.Bad)*rateUnit < units*int64(c.Calls) {
+	calls, failed, newest := w.Sum(now)
+	if place := calls - newest + in; !bad && place != ph.set.minCalls {
 		return false
 	}
+	if units == 0 || calls < ph.set.minCalls || int64(failed)*rateUnit < units*int64(calls) {
+		return false
+	}
+	c.Calls, c.Bad = calls, failed
 	c.Window = ph.set.window
 	b.open(p.ctx, ph, c)
 	return true

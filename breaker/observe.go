@@ -63,10 +63,10 @@ func (b *Breaker) Stats() Stats {
 	case Closed:
 		s.Consecutive = int(ph.counts.run.Load())
 		if w := ph.counts.rate; w != nil && !w.Stale(now) {
-			s.Calls, s.Failed = w.Sum(now)
+			s.Calls, s.Failed, _ = w.Sum(now)
 		}
 		if w := ph.counts.slow; w != nil && !w.Stale(now) {
-			_, s.Slow = w.Sum(now)
+			_, s.Slow, _ = w.Sum(now)
 		}
 	}
 	return s

@@ -235,9 +235,11 @@ func (p *phase) ramped(now int64) bool {
 	return rand.Float64() < max(least, share)
 }
 
-// advance brings the phase up to date with what time alone brings about: the end of
-// an override, of a probe's lease, of the ramp. Breaker.mu is held.
+// advance brings the phase up to date with what time alone brings about, in the
+// order in which it came: the end of a probe's lease, of an override, of the ramp.
+// Breaker.mu is held.
 func (b *Breaker) advance(ctx context.Context, now int64) {
+	b.forfeit(ctx, now)
 	ph := b.phase.Load()
 	if ph.force != nil && now >= ph.force.until {
 		next := *ph
@@ -245,16 +247,30 @@ func (b *Breaker) advance(ctx context.Context, now int64) {
 		b.publish(ctx, &next, now, Change{Rule: RuleReleased, By: ph.force.By, Reason: "its time is over"})
 		ph = b.phase.Load()
 	}
-	if ph.state == HalfOpen {
-		if first := ph.half.first.Load(); first <= now {
-			b.toOpen(ctx, ph, first, ph.half.again, Change{Rule: RuleProbeTimeout})
-			ph = b.phase.Load()
-		}
-	}
 	if ph.state == Closed && !ph.plain && now-ph.since >= int64(ph.set.ramp) {
 		next := *ph
 		b.publish(ctx, &next, now, Change{})
 	}
+}
+
+// forfeit opens the breaker if a probe's lease has run out.
+func (b *Breaker) forfeit(ctx context.Context, now int64) {
+	ph := b.phase.Load()
+	if ph.state != HalfOpen {
+		return
+	}
+	first := ph.half.first.Load()
+	if first > now {
+		return
+	}
+	if f := ph.force; f != nil && f.until < first {
+		// The override ended before, and calls could have met the half-open state.
+		next := *ph
+		next.force = nil
+		b.publish(ctx, &next, now, Change{Rule: RuleReleased, By: f.By, Reason: "its time is over"})
+		ph = &next
+	}
+	b.toOpen(ctx, ph, first, ph.half.again, Change{Rule: RuleProbeTimeout})
 }
 
 // settleProbe counts the outcome of a probe and gives its slot back.

@@ -135,6 +135,21 @@ func (w *Window) Add(now int64, bad bool) (inBucket int) {
 	}
 }
 
+// AddGood is Add of an event that is not bad, for the case that it falls into the
+// newest bucket, which holds more than least events already, and no other goroutine
+// is in the way. It reports whether that was the case; if not, nothing is counted.
+func (w *Window) AddGood(now int64, least int) bool {
+	e := w.newest.Load()
+	if d := now - e*w.width; uint64(d) >= uint64(w.width) {
+		return false
+	}
+	slot := &w.buckets[e&(Buckets-1)]
+	old := slot.Load()
+	in := old & countMax
+	return old>>(2*countBits) == uint64(e)&epochMask && in > uint64(least) && in < countMax &&
+		slot.CompareAndSwap(old, old+1)
+}
+
 // advance moves the newest epoch up to e, unless it is further already, and
 // returns it.
 func (w *Window) advance(e int64) int64 {
@@ -191,9 +206,10 @@ func (w *Window) take(bad, total uint64, swap func() bool) bool {
 	return ok
 }
 
-// Sum returns how many events the window holds at time now, and how many of them
-// were bad.
-func (w *Window) Sum(now int64) (total, bad int) {
+// Sum returns how many events the window holds at time now, how many of them were
+// bad, and how many are in the newest bucket. With what Add returned, total-newest
+// is the place of one event among all that the window holds.
+func (w *Window) Sum(now int64) (total, bad, newest int) {
 	// An event that another goroutine counted after now was read belongs in.
 	e := max(w.epoch(now), w.newest.Load())
 	for i := range w.buckets {
@@ -202,9 +218,12 @@ func (w *Window) Sum(now int64) (total, bad int) {
 			_, b, t := unpack(word)
 			total += int(t)
 			bad += int(b)
+			if a == 0 {
+				newest = int(t)
+			}
 		}
 	}
-	return total, bad
+	return total, bad, newest
 }
 
 // Lifetime returns how many events were ever counted, and how many of them were

@@ -1,0 +1,99 @@
+package breaker_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/mettle-go/mettle"
+	"github.com/mettle-go/mettle/breaker"
+)
+
+func Example() {
+	b := breaker.New(breaker.Config{
+		Name:        "payments",
+		Consecutive: 3,
+		OnChange:    func(c breaker.Change) { fmt.Println(c.From, "->", c.To) },
+	})
+	down := func(context.Context) error { return errors.New("connection refused") }
+	for range 3 {
+		_ = b.Do(context.Background(), down)
+	}
+	err := b.Do(context.Background(), down) // not called any more
+	fmt.Println(errors.Is(err, breaker.ErrOpen), err)
+	// Output:
+	// closed -> open
+	// true breaker: "payments" is open: 3 failures in a row
+}
+
+func ExampleBreaker_Acquire() {
+	b := breaker.New(breaker.Config{})
+	permit, err := b.Acquire(context.Background())
+	if err != nil {
+		fmt.Println(err) // refused: do something else
+		return
+	}
+	err = errors.New("reset by peer") // what the call came to
+	permit.Done(err)
+	fmt.Println(b.Stats().Failures)
+	// Output: 1
+}
+
+func ExampleBreaker_ForceOpen() {
+	b := breaker.New(breaker.Config{Name: "db"})
+	b.ForceOpen(breaker.Override{For: time.Hour, By: "ops", Reason: "migration"})
+	fmt.Println(b.Do(context.Background(), func(context.Context) error { return nil }))
+	b.Release()
+	fmt.Println(b.State())
+	// Output:
+	// breaker: "db" is forced open by ops: migration
+	// closed
+}
+
+func ExampleBreaker_ForceClosed() {
+	b := breaker.New(breaker.Config{})
+	b.Trip("the runbook said so")
+	b.ForceClosed(breaker.Override{By: "ops", Reason: "the runbook was wrong"})
+	fmt.Println(b.State(), "over", b.Stats().Machine)
+	// Output: closed over open
+}
+
+func ExampleBreaker_Trip() {
+	b := breaker.New(breaker.Config{OpenFor: time.Minute})
+	b.Trip("the disk is full")
+	fmt.Println(b.State(), b.RemainingDelay() > 59*time.Second)
+	b.Reset()
+	fmt.Println(b.State(), b.RemainingDelay())
+	// Output:
+	// open true
+	// closed 0s
+}
+
+func ExampleBreaker_Reconfigure() {
+	b := breaker.New(breaker.Config{Name: "db"})
+	fmt.Println(b.Reconfigure(breaker.Config{FailureRate: 0.25}))
+	fmt.Println(b.Reconfigure(breaker.Config{FailureRate: 25}))
+	// Output:
+	// <nil>
+	// breaker: FailureRate is 25, must be above 0 and at most 1, zero for the default, or negative for no rule
+}
+
+type hostKey struct{}
+
+func ExampleGroup_By() {
+	hosts := breaker.NewGroup[string](breaker.GroupConfig{Config: breaker.Config{Consecutive: 2}})
+	p := mettle.Compose(hosts.By(func(ctx context.Context) string {
+		host, _ := ctx.Value(hostKey{}).(string)
+		return host
+	}))
+	call := func(host string, err error) {
+		ctx := context.WithValue(context.Background(), hostKey{}, host)
+		_ = p.Do(ctx, func(context.Context) error { return err })
+	}
+	call("a.example", errors.New("down"))
+	call("a.example", errors.New("down"))
+	call("b.example", nil)
+	fmt.Println(hosts.Get("a.example").State(), hosts.Get("b.example").State())
+	// Output: open closed
+}
