@@ -2,6 +2,8 @@ package retry
 
 import (
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/mettle-go/mettle"
 )
@@ -10,25 +12,47 @@ import (
 //
 // Spec: R16
 func TestDepositWritesNothingWhenFull(t *testing.T) {
-	b := NewBudget(BudgetConfig{Burst: 3, MinPerSecond: -1})
-	deposit := func(want int) {
-		t.Helper()
-		writes := 0
-		for range 1000 {
-			before := b.level.Load()
-			b.Deposit()
-			if b.level.Load() != before {
-				writes++
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBudget(BudgetConfig{Burst: 3})
+		deposit := func(want int) {
+			t.Helper()
+			writes := 0
+			for range 1000 {
+				before := b.level.Load()
+				b.Deposit()
+				if b.level.Load() != before {
+					writes++
+				}
+			}
+			if writes != want {
+				t.Errorf("1000 deposits wrote %d times, want %d", writes, want)
 			}
 		}
-		if writes != want {
-			t.Errorf("1000 deposits wrote %d times, want %d", writes, want)
-		}
+		deposit(0)
+		b.Withdraw(mettle.Failure)
+		deposit(10)
+		b.Withdraw(mettle.Timeout)
+		b.Refund(mettle.Timeout)
+		deposit(0)
+
+		// What time has earned in all has no part in how much is missing.
+		time.Sleep(24 * time.Hour)
+		b.Withdraw(mettle.Failure)
+		deposit(10)
+	})
+}
+
+// Of two withdrawals, the one that read the clock first may be the last to look at
+// the level, or a Balance may come between: neither shows less than nothing.
+//
+// Spec: R16
+func TestBalanceIsNeverNegative(t *testing.T) {
+	b := NewBudget(BudgetConfig{MinPerSecond: -1})
+	b.level.Store(-1) // as a withdrawal leaves it that counted a microtoken earned since
+	if got := b.Balance(); got != 0 {
+		t.Errorf("balance %v", got)
 	}
-	deposit(0)
-	b.Withdraw(mettle.Failure)
-	deposit(10)
-	b.Withdraw(mettle.Timeout)
-	b.Refund(mettle.Timeout)
-	deposit(0)
+	if b.Withdraw(mettle.Failure) {
+		t.Error("granted out of nothing")
+	}
 }

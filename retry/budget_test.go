@@ -178,6 +178,23 @@ func TestBudgetPrices(t *testing.T) {
 	}
 }
 
+// A ratio that has no exact decimal is rounded so that the user's arithmetic holds:
+// at a third, three successes buy a resend.
+//
+// Spec: R16
+func TestBudgetRatioIsRoundedUp(t *testing.T) {
+	for n := 1; n <= 30; n++ {
+		b := retry.NewBudget(retry.BudgetConfig{Ratio: 1 / float64(n), MinPerSecond: -1})
+		drain(b, mettle.Failure)
+		for range n {
+			b.Deposit()
+		}
+		if !b.Withdraw(mettle.Failure) || b.Withdraw(mettle.Failure) {
+			t.Errorf("%d successes at 1/%d are not one token", n, n)
+		}
+	}
+}
+
 // A timeout costs two, which a budget of one could never pay.
 //
 // Spec: R16
@@ -366,12 +383,12 @@ func TestZeroBudgetIsEmpty(t *testing.T) {
 	}
 }
 
-// outside is made before any bubble begins, as a package's own client would be: seen
-// from a bubble its clock is decades behind.
-var outside = retry.NewBudget(retry.BudgetConfig{})
-
+// A budget that is made before a bubble begins, as that of a package's own client
+// would be: seen from inside, its clock is decades behind.
+//
 // Spec: R16
 func TestBudgetFromOutsideTheBubble(t *testing.T) {
+	outside := retry.NewBudget(retry.BudgetConfig{})
 	synctest.Test(t, func(t *testing.T) {
 		if got := outside.Balance(); got != 10 {
 			t.Errorf("balance %v, want 10", got)

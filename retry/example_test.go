@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/mettle-go/mettle"
@@ -271,7 +272,8 @@ func ExampleJitter_Full() {
 	run := func() []time.Duration {
 		return delays(retry.Jitter{Rand: rand.NewPCG(1, 2)}.Full(time.Second, time.Minute), 4)
 	}
-	fmt.Println(fmt.Sprint(run()) == fmt.Sprint(run()))
+	first, again := run(), run()
+	fmt.Println(slices.Equal(first, again))
 	// Output: true
 }
 
