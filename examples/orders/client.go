@@ -7,6 +7,7 @@ import (
 	"hash/maphash"
 	"io"
 	"math/rand/v2"
+	"net/url"
 	"os"
 	"path/filepath"
 	"sync"
@@ -20,6 +21,10 @@ import (
 
 // workers is how many orders are paid directly at once.
 const workers = 12
+
+// laneRoom is how many orders may stand before one worker, so that one slow payment
+// does not hold up the reading of all. They are not accepted yet, only read.
+const laneRoom = 8
 
 // The reasons for a client to stop, but for a failure of its store.
 var (
@@ -36,6 +41,7 @@ type client struct {
 	report   *report
 
 	read     bool         // all orders were read; set before the workers end
+	left     atomic.Bool  // some of those were not accepted, because the run was to end
 	refused  int          // lines
 	repeated atomic.Int64 // orders that this run had accepted before
 	known    atomic.Int64 // orders that an earlier run had accepted
@@ -64,14 +70,14 @@ func pay(ctx context.Context, o options, stdin io.Reader, stdout io.Writer) (cod
 	}
 	defer func() { err = errors.Join(err, c.store.Close()) }()
 
+	c.greet()
 	service, list, err := c.service(script)
 	if err != nil {
 		return 0, err
 	}
 	defer service()
 	c.pipeline = newPipeline(c.paymentURL, o.seed, c.toQueue, c.report.change)
-	c.report.watch(c.store, c.pipeline.breaker)
-	c.greet()
+	c.report.watch(c.store, c.pipeline)
 	if err := c.run(ctx, input); err != nil {
 		return 0, err
 	}
@@ -95,11 +101,24 @@ func (c *client) service(script payments.Script) (stop func() error, list charge
 }
 
 func (c *client) greet() {
-	c.report.event("client", "run %d over %s, payments to %s", c.store.Run(), c.data, paymentsURL(c.paymentURL))
+	to := "a service of its own"
+	if c.paymentURL != "" {
+		to = redacted(c.paymentURL)
+	}
+	c.report.event("client", "run %d over %s, payments to %s", c.store.Run(), c.data, to)
 	if n := c.store.Counts(); n.Orders > 0 {
 		c.report.event("client", "found %d orders: %d paid, %d dead, %d waiting, of which %d were on their way when the last run ended",
 			n.Orders, n.Direct+n.Replayed, n.Dead, n.Waiting, c.store.InDoubt())
 	}
+}
+
+// redacted returns a URL without its password.
+func redacted(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return "an unreadable URL"
+	}
+	return u.Redacted()
 }
 
 // run takes the orders in and replays the queue until all is settled, ctx ends, or
@@ -116,7 +135,7 @@ func (c *client) run(ctx context.Context, input io.Reader) error {
 
 	replays := &replayer{
 		store: c.store, pipeline: c.pipeline, report: c.report,
-		backoff: retry.Jitter{Rand: &lockedSource{src: rand.NewPCG(c.seed, 2)}}.Full(100*time.Millisecond, time.Second),
+		backoff: retry.Jitter{Rand: &lockedSource{src: rand.NewPCG(c.seed, 2)}}.Full(80*time.Millisecond, 600*time.Millisecond),
 	}
 	taken, replayed := make(chan error, 1), make(chan error, 1)
 	go func() { taken <- c.take(ctx, input) }()
@@ -186,7 +205,7 @@ func (c *client) take(ctx context.Context, input io.Reader) error {
 	var wait sync.WaitGroup
 	lanes := make([]chan store.Order, workers)
 	for i := range lanes {
-		lanes[i] = make(chan store.Order)
+		lanes[i] = make(chan store.Order, laneRoom)
 		wait.Go(func() {
 			for o := range lanes[i] {
 				if err := c.order(ctx, o); err != nil {
@@ -271,13 +290,18 @@ func (c *client) readAhead(ctx context.Context, input io.Reader) <-chan item {
 
 // order takes in one order: it is written down, and then paid or queued.
 func (c *client) order(ctx context.Context, o store.Order) error {
+	if ctx.Err() != nil {
+		c.left.Store(true)
+		return nil
+	}
 	verdict, err := c.store.Accept(o)
 	for errors.Is(err, store.ErrFull) {
 		c.report.blocked(c.queue)
 		select {
 		case <-c.store.Room():
 		case <-ctx.Done():
-			return nil // not accepted; the next run reads it again
+			c.left.Store(true) // not accepted; the next run reads it again
+			return nil
 		}
 		verdict, err = c.store.Accept(o)
 	}
@@ -319,6 +343,9 @@ func (c *client) toQueue(o store.Order, cause error) error {
 	return err
 }
 
+// complete reports whether every order that was sent to us has been taken in.
+func (c *client) complete() bool { return c.read && !c.left.Load() }
+
 // sum prints what has become of the orders and returns the exit status.
 func (c *client) sum(list charges) (int, error) {
 	lost, duplicated, findings, err := audit(c.store, list)
@@ -326,6 +353,7 @@ func (c *client) sum(list charges) (int, error) {
 		c.report.event("audit", "%s", finding)
 	}
 	n := c.store.Counts()
+	c.report.event("pipeline", "%s", c.pipeline.summary())
 	if c.report.again > 0 {
 		c.report.event("client", "%d replayed orders had been charged already, at an attempt whose answer was lost: their key kept them from paying twice", c.report.again)
 	}
@@ -335,8 +363,8 @@ func (c *client) sum(list charges) (int, error) {
 	if c.refused > 0 {
 		c.report.event("intake", "%d lines were refused", c.refused)
 	}
-	if !c.read {
-		c.report.event("intake", "not all orders were read")
+	if !c.complete() {
+		c.report.event("intake", "not all orders were taken in")
 	}
 	if n.Waiting > 0 {
 		c.report.event("client", "%d orders are still waiting, safe in %s; to go on: the same command with -data %s", n.Waiting, c.data, c.data)
@@ -351,7 +379,7 @@ func (c *client) sum(list charges) (int, error) {
 	switch {
 	case err != nil || lost > 0 || duplicated > 0:
 		return exitLost, nil
-	case n.Waiting > 0 || !c.read:
+	case n.Waiting > 0 || !c.complete():
 		return exitWaiting, nil
 	}
 	return exitOK, nil

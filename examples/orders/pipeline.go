@@ -34,7 +34,8 @@ type pipeline struct {
 	breaker *breaker.Breaker   // in both, so that either learns from the other
 	direct  *http.Client
 	replays *http.Client
-	wear    []mettle.Observable // everything that counts something, outermost first
+	resend  *retry.Retrier
+	attempt *timeout.Timeout
 }
 
 // newPipeline puts it together. A direct payment goes from the top to the bottom, a
@@ -87,8 +88,18 @@ func newPipeline(baseURL string, seed uint64, toQueue func(store.Order, error) e
 		breaker: guard,
 		direct:  newClient(direct),
 		replays: newClient(replay),
-		wear:    []mettle.Observable{orQueue, direct},
+		resend:  resend,
+		attempt: attempt,
 	}
+}
+
+// summary says what each policy has done, as far as it did anything.
+func (p *pipeline) summary() string {
+	resends, guard := p.resend.Stats(), p.breaker.Stats()
+	return fmt.Sprintf("the retry resent %d calls, which paid %d orders, and left %d to its budget; "+
+		"the breaker refused %d calls; %d attempts ran out of time; the fallback queued %d orders",
+		resends.Retries, resends.Successes[1]+resends.Successes[2], resends.Budget,
+		guard.Rejected, p.attempt.Stats().Exceeded, p.orQueue.Stats().FellBack)
 }
 
 func paymentsURL(base string) string { return strings.TrimSuffix(base, "/") + "/payments" }
@@ -191,6 +202,7 @@ func why(err error) string {
 	var status *statusError
 	var netErr net.Error
 	var urlErr *url.Error
+	var resent *mettlehttp.StatusError
 	switch {
 	case errors.Is(err, breaker.ErrOpen):
 		return "breaker open"
@@ -198,6 +210,8 @@ func why(err error) string {
 		return "bulkhead full"
 	case errors.As(err, &status):
 		return status.Error()
+	case errors.As(err, &resent): // what the policies see of an answer
+		return (&statusError{code: resent.Code}).Error()
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "connection refused"
 	case errors.As(err, &netErr) && netErr.Timeout():

@@ -21,6 +21,7 @@ import (
 type report struct {
 	counts func() store.Counts
 	state  func() (breaker.State, time.Duration)
+	resent func() uint64
 
 	mu       sync.Mutex
 	out      io.Writer // guarded by mu, as all below
@@ -29,6 +30,7 @@ type report struct {
 	shown    string // the last progress line
 
 	since   store.Counts   // as of the last progress line
+	resends uint64         // so many were shown
 	reasons map[string]int // why orders were queued since the last progress line
 	again   int            // replays that turned out to be paid already
 	probing bool           // the breaker is half-open, and that is not told yet
@@ -46,6 +48,7 @@ func newReport(out io.Writer, terminal bool) *report {
 		out: out, terminal: terminal, start: time.Now(),
 		counts: func() store.Counts { return store.Counts{} },
 		state:  func() (breaker.State, time.Duration) { return breaker.Closed, 0 },
+		resent: func() uint64 { return 0 },
 
 		reasons: map[string]int{}, customers: map[string]bool{},
 	}
@@ -58,11 +61,12 @@ func isTerminal(f *os.File) bool {
 }
 
 // watch gives the report what it shows between the events.
-func (r *report) watch(s *store.Store, b *breaker.Breaker) {
+func (r *report) watch(s *store.Store, p *pipeline) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.counts = s.Counts
-	r.state = func() (breaker.State, time.Duration) { return b.State(), b.RemainingDelay() }
+	r.state = func() (breaker.State, time.Duration) { return p.breaker.State(), p.breaker.RemainingDelay() }
+	r.resent = func() uint64 { return p.resend.Stats().Retries }
 	r.since = s.Counts()
 	if r.since.Waiting > 0 {
 		r.backlog = time.Now()
@@ -141,10 +145,16 @@ func (r *report) tick() {
 	r.shown = line
 }
 
-// why sums up what was queued since the last progress line. The caller holds mu.
+// why sums up what was queued and resent since the last progress line. The caller
+// holds mu.
 func (r *report) why() string {
+	resent := ""
+	if n := r.resent(); n > r.resends {
+		resent = fmt.Sprintf(" (resent: %d)", n-r.resends)
+		r.resends = n
+	}
 	if len(r.reasons) == 0 {
-		return ""
+		return resent
 	}
 	names := slices.SortedFunc(maps.Keys(r.reasons), func(a, b string) int {
 		if d := r.reasons[b] - r.reasons[a]; d != 0 {
@@ -156,7 +166,7 @@ func (r *report) why() string {
 	for _, name := range names {
 		parts = append(parts, fmt.Sprintf("%d %s", r.reasons[name], name))
 	}
-	return " (queued: " + strings.Join(parts, ", ") + ")"
+	return resent + " (queued: " + strings.Join(parts, ", ") + ")"
 }
 
 // phase tells what the payment service begins to do.
@@ -187,7 +197,7 @@ func (r *report) change(c breaker.Change) {
 			down = fmt.Sprintf(", after %.1fs", now.Sub(r.down).Seconds())
 		}
 		r.down = time.Time{}
-		r.line("breaker", "%s: %d probes succeeded%s; %d orders wait and are replayed", path, c.Calls, down, r.counts().Waiting)
+		r.line("breaker", "%s: %d probes succeeded%s; %s to replay", path, c.Calls, down, plural(r.counts().Waiting, "order"))
 		return
 	}
 	if r.down.IsZero() {
@@ -244,11 +254,18 @@ func (r *report) drained() {
 		return
 	}
 	if r.recovered > 0 {
-		r.line("queue", "empty: %d orders of %d customers were replayed, the oldest was %.1fs old",
-			r.recovered, len(r.customers), r.oldest.Seconds())
+		r.line("queue", "empty: replayed %s of %s, the oldest %.1fs old",
+			plural(r.recovered, "order"), plural(len(r.customers), "customer"), r.oldest.Seconds())
 	}
 	r.backlog, r.recovered, r.oldest = time.Time{}, 0, 0
 	clear(r.customers)
+}
+
+func plural(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 // buried tells that an order went to the dead letters.

@@ -53,6 +53,9 @@ type Service struct {
 	stop context.CancelFunc
 	done chan struct{} // closed when the script has ended
 
+	closing sync.Once
+	closed  error // what closing came to
+
 	mu     sync.Mutex
 	phase  Phase          // guarded by mu
 	over   chan struct{}  // closed when phase ends; guarded by mu
@@ -98,15 +101,19 @@ func Start(cfg Config) (*Service, error) {
 // URL returns where the service is reached.
 func (s *Service) URL() string { return "http://" + s.addr }
 
-// Close stops the service, cutting off the requests it has not answered.
+// Close stops the service, cutting off the requests it has not answered. Only the
+// first call does anything.
 func (s *Service) Close() error {
 	s.stop()
 	<-s.done
-	s.mu.Lock()
-	close(s.over)
-	s.mu.Unlock()
-	s.unserve()
-	return s.ledger.file.Close()
+	s.closing.Do(func() {
+		s.mu.Lock()
+		close(s.over)
+		s.mu.Unlock()
+		s.unserve()
+		s.closed = s.ledger.file.Close()
+	})
+	return s.closed
 }
 
 // Charges calls fn for every charge in the service's store.
