@@ -3,7 +3,6 @@ package timeout
 import (
 	"context"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -21,22 +20,20 @@ type lazyCtx struct {
 	policy   *Timeout
 	deadline time.Time // after that of parent, if parent has one
 
-	end   atomic.Pointer[end] // nil until somebody asks; set once
-	mu    sync.Mutex          // guards the making of timed
-	timed end                 // what end points to, unless Do returned before
+	end atomic.Pointer[end] // nil until somebody asks or Do returns; set once
 }
 
 // end is what knows how a lazyCtx ends.
 type end struct {
 	ctx    context.Context
-	cancel context.CancelFunc // nil for canceled
+	cancel context.CancelFunc
 }
 
 // canceled is the end of a lazyCtx that nobody asked before Do returned.
 var canceled = func() *end {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	return &end{ctx: ctx}
+	return &end{ctx, cancel}
 }()
 
 // cancelKey is the key by which package context asks a context for the one inside
@@ -102,18 +99,13 @@ func (c *lazyCtx) ask() *end {
 	if e := c.end.Load(); e != nil {
 		return e
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if e := c.end.Load(); e != nil {
-		return e
-	}
 	parent := c.parent
 	if parent.Err() == context.DeadlineExceeded && c.outlived() && time.Since(c.deadline) >= 0 {
 		parent = context.WithoutCancel(parent) // ours came first
 	}
-	c.timed.ctx, c.timed.cancel = context.WithDeadlineCause(parent, c.deadline, c.policy.cause)
-	if !c.end.CompareAndSwap(nil, &c.timed) {
-		c.timed.cancel() // Do has returned meanwhile: finish does not wait for us
+	ctx, cancel := context.WithDeadlineCause(parent, c.deadline, c.policy.cause)
+	if !c.end.CompareAndSwap(nil, &end{ctx, cancel}) {
+		cancel() // somebody else asked as well, or Do has returned
 	}
 	return c.end.Load()
 }
@@ -146,10 +138,8 @@ func (c *lazyCtx) outlived() bool {
 
 // finish ends c, with everything derived from it, and stops its timer.
 func (c *lazyCtx) finish() {
-	if c.end.CompareAndSwap(nil, canceled) {
+	if c.end.Load() == nil && c.end.CompareAndSwap(nil, canceled) {
 		return
 	}
-	if e := c.end.Load(); e.cancel != nil {
-		e.cancel()
-	}
+	c.end.Load().cancel()
 }

@@ -730,27 +730,46 @@ func use(t *testing.T, ctx context.Context, i int) {
 // meddling is a parent that does something when it is asked for its Deadline, in the
 // middle of the making of a child.
 type meddling struct {
-	context.Context
+	*afterFuncer
 	meddle func()
 }
 
 func (c *meddling) Deadline() (time.Time, bool) {
 	c.meddle()
-	return c.Context.Deadline()
+	return time.Time{}, false
 }
 
-// Do may return while a goroutine that kept the context asks for Done.
+// While one goroutine asks for Done, Do may return, or another may ask: there is one
+// end, and what was made in vain is not left running.
 //
 // Spec: P3, T4
-func TestContextAskedAsDoReturns(t *testing.T) {
+func TestContextAskedAtTheSameTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		parent := &meddling{Context: t.Context()}
+		parent := &meddling{afterFuncer: newAfterFuncer()}
 		ctx, cancel := newLazy(parent, New(Config{After: after}))
 		parent.meddle = cancel
 		ctx.Done()
 		wantEnd(t, ctx, context.Canceled, context.Canceled)
-		if err := ctx.(*lazyCtx).timed.ctx.Err(); err != context.Canceled {
-			t.Errorf("the timer made in vain was left running: %v", err)
+		if n := parent.registered(); n != 0 {
+			t.Errorf("%d contexts made as Do returned are alive", n)
+		}
+
+		ctx, cancel = newLazy(parent, New(Config{After: after}))
+		var other <-chan struct{}
+		parent.meddle = func() {
+			parent.meddle = func() {}
+			other = ctx.Done()
+		}
+		if ctx.Done() != other {
+			t.Error("two who ask at once get two channels")
+		}
+		if n := parent.registered(); n != 1 {
+			t.Errorf("%d contexts made by two who ask at once are alive, want 1", n)
+		}
+		cancel()
+		wantEnd(t, ctx, context.Canceled, context.Canceled)
+		if n := parent.registered(); n != 0 {
+			t.Errorf("%d contexts are alive after Do returned", n)
 		}
 	})
 }
@@ -785,19 +804,19 @@ func TestContextStartsNoTimerUntilAskedForDone(t *testing.T) {
 		_ = fmt.Sprint(ctx)
 		mettle.ContextTrace(context.WithValue(ctx, key(1), 1))
 		context.WithoutCancel(ctx).Done()
-		if c.timed.ctx != nil {
+		if c.end.Load() != nil {
 			t.Error("a timer was started with nobody asking for Done")
 		}
 		cancel()
-		if c.timed.ctx != nil || ctx.Err() != context.Canceled {
+		if c.end.Load() != canceled || ctx.Err() != context.Canceled {
 			t.Error("the return made a context, or did not end ours")
 		}
 
 		ctx, cancel = newLazy(t.Context(), New(Config{After: after}))
 		ctx.Done()
-		timed := ctx.(*lazyCtx).timed.ctx
-		if timed == nil || timed.Err() != nil {
-			t.Fatal("no timer although Done was asked for")
+		timed := ctx.(*lazyCtx).end.Load().ctx
+		if timed.Err() != nil {
+			t.Fatal("ended as soon as it was asked for Done")
 		}
 		cancel()
 		if timed.Err() != context.Canceled {
