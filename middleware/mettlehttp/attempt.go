@@ -16,12 +16,8 @@ import (
 // again. More, or slower, than this costs more than a new connection does.
 const (
 	drainBytes = 64 << 10
-	drainTime  = 50 * time.Millisecond
+	drainTime  = 200 * time.Millisecond
 )
-
-// replays is how many times net/http may send the request of one attempt, first
-// sending included, before the attempt is cut. See the package documentation.
-const replays = 2
 
 // attempt is one sending of a request: its context, what net/http told about it, and
 // its response. It is itself the context: it lives as long as the caller's, because the
@@ -31,6 +27,7 @@ type attempt struct {
 	cancel          context.CancelCauseFunc
 	values          context.Context // the policy's
 	call            *call
+	sendings        int32     // after so many no further connection is wanted
 	total           time.Time // zero: the caller's own deadline, if any, is the first
 
 	// Told by httptrace, on goroutines of the base.
@@ -48,7 +45,12 @@ type attempt struct {
 
 // newAttempt prepares an attempt under policy, the context that the policy hands on.
 func newAttempt(c *call, policy context.Context) *attempt {
-	a := &attempt{call: c, values: policy}
+	a := &attempt{call: c, values: policy, sendings: 1}
+	if c.started.Add(1) == 1 {
+		// A connection that broke while it lay idle is no failure of the server. Once
+		// attempts follow one another, resending is for the policy alone.
+		a.sendings = 2
+	}
 	a.Context, a.cancel = context.WithCancelCause(c.req.Context())
 	// The deadline of the call as a whole holds for the body too; that of an attempt
 	// ends with the headers.
@@ -88,7 +90,7 @@ func (a *attempt) traced() context.Context {
 	return httptrace.WithClientTrace(a, &httptrace.ClientTrace{
 		GetConn: func(string) {
 			a.asked.Store(true)
-			if a.wrote.Load() >= replays {
+			if a.wrote.Load() >= a.sendings {
 				a.cancel(errReplays)
 			}
 		},
@@ -193,12 +195,13 @@ func (a *attempt) drop() {
 		return
 	}
 	a.cancel(nil) // what is left of the body ends at once
-	a.discard()
+	a.discard(context.Background())
 }
 
 // discard reads the rest of a response that nobody wants, within bounds, so that its
-// connection can be used for the next attempt, and closes it. A nil attempt has none.
-func (a *attempt) discard() {
+// connection can be used for the next attempt, and closes it. It stops early when ctx
+// ends. A nil attempt has none.
+func (a *attempt) discard(ctx context.Context) {
 	if a == nil {
 		return
 	}
@@ -211,6 +214,7 @@ func (a *attempt) discard() {
 	if a.rc == http.NoBody || a.resp.ContentLength > drainBytes || a.isTunnel() {
 		return
 	}
+	defer context.AfterFunc(ctx, func() { a.cancel(nil) })()
 	done := make(chan struct{})
 	timer := time.AfterFunc(drainTime, func() {
 		a.cancel(nil)

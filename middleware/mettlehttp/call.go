@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mettle-go/mettle"
@@ -27,6 +28,8 @@ type call struct {
 	idempotent bool                          // may be sent again though bytes have left
 	getBody    func() (io.ReadCloser, error) // nil: the body can be sent once only
 	hasBody    bool
+
+	started atomic.Int32 // attempts
 
 	mu        sync.Mutex // guards what follows
 	bodyTaken bool       // the caller's body belongs to an attempt, or is closed
@@ -74,7 +77,7 @@ func (c *call) replayable() bool { return !c.hasBody || c.getBody != nil }
 
 // begin admits an attempt and gives it a body of its own. It returns how many results
 // there were when the attempt began.
-func (c *call) begin() (body io.ReadCloser, begun int, err error) {
+func (c *call) begin(ctx context.Context) (body io.ReadCloser, begun int, err error) {
 	c.mu.Lock()
 	if c.runs > 0 && !c.idempotent || c.bodyTaken && !c.replayable() {
 		last := c.lastErr
@@ -104,7 +107,16 @@ func (c *call) begin() (body io.ReadCloser, begun int, err error) {
 		last = nil // by now another attempt has replaced it
 	}
 	c.mu.Unlock()
-	last.discard()
+	if last == nil {
+		return body, begun, nil
+	}
+	last.discard(ctx)
+	if ctx.Err() != nil { // that took its time
+		if body != nil {
+			body.Close()
+		}
+		return nil, 0, context.Cause(ctx)
+	}
 	return body, begun, nil
 }
 
@@ -131,7 +143,7 @@ func (c *call) body(first bool) (io.ReadCloser, error) {
 
 // attempt is the operation that the policy runs: it sends the request once.
 func (c *call) attempt(ctx context.Context) error {
-	body, begun, err := c.begin()
+	body, begun, err := c.begin(ctx)
 	if err != nil {
 		return err
 	}

@@ -30,8 +30,9 @@
 //
 // net/http resends a request by itself when a connection from its pool turns out to be
 // broken, which no policy sees. That multiplies with a retry, so an attempt is cut when
-// it asks for a connection after two sendings: no more than twice as many requests reach
-// a server as there are attempts.
+// it asks for yet another connection: the first one after two sendings, later ones after
+// one. The cut can come too late for one sending, so that at most twice as many
+// requests reach a server as there are attempts, and usually one more than that number.
 //
 // # Time
 //

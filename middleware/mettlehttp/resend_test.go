@@ -196,7 +196,7 @@ func TestBodyClosedOnce(t *testing.T) {
 		req.Body.Close()
 		return nil, io.ErrUnexpectedEOF
 	})
-	url, real, _ := serve(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
+	url, real := serve(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
 	gone := &http.Transport{DialContext: (&pipeListener{done: closedChan}).dial}
 	for name, test := range map[string]struct {
 		ctx  context.Context
@@ -355,7 +355,7 @@ func TestNeverSendable(t *testing.T) {
 //
 // Spec: W6
 func TestUploadFails(t *testing.T) {
-	url, base, _ := serve(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
+	url, base := serve(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
 	broken := errors.New("disk error")
 	sent := &body{Reader: io.MultiReader(strings.NewReader("half"), errReader{broken})}
 	var class mettle.Outcome
@@ -380,7 +380,7 @@ func TestReplaysOfNetHTTP(t *testing.T) {
 	var warm sync.WaitGroup
 	warm.Add(idle)
 	var broken atomic.Bool
-	url, base, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
+	url, base := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if broken.Load() {
 			requests.Add(1)
 			panic(http.ErrAbortHandler)

