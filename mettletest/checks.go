@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"testing/synctest"
 	"time"
 
 	"github.com/mettle-go/mettle"
@@ -109,37 +110,82 @@ func testDoneOnEntry(s *suite) {
 }
 
 // testDoneWhileWaiting ends contexts at all kinds of moments, among them those in
-// which the policy makes the call wait; call.enter sees an op that begins later.
+// which the policy makes the call wait; call.enter sees an op that begins too late.
 func testDoneWhileWaiting(s *suite) {
 	p := s.newPolicy()
 	var all sync.WaitGroup
 	for i := range 200 {
-		all.Go(func() {
-			ctx, cancel := context.WithCancelCause(context.Background())
-			defer cancel(nil)
-			if i%3 == 0 {
-				var stop func()
-				ctx, stop = context.WithTimeout(ctx, time.Duration(i)*17*time.Millisecond)
-				defer stop()
-			}
-			time.AfterFunc(time.Duration(i*i)*time.Millisecond, func() { cancel(errors.New("enough")) })
-			op := fail(newError())
-			if i%2 == 0 {
-				op = func(ctx context.Context) error {
-					select {
-					case <-ctx.Done():
-						return context.Cause(ctx)
-					case <-time.After(100 * time.Millisecond):
-						return newError()
-					}
+		op := fail(newError())
+		if i%2 == 0 {
+			op = func(ctx context.Context) error {
+				select {
+				case <-ctx.Done():
+					return context.Cause(ctx)
+				case <-time.After(100 * time.Millisecond):
+					return newError()
 				}
 			}
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(1+i)*17*time.Millisecond)
+		all.Go(func() {
+			defer cancel()
 			s.do(ctx, p, op)
 		})
 	}
 	all.Wait()
+	s.testCancelledWaits(s.newPolicy())
+	s.testCancelledAsAdmitted(p)
 	if !s.admits(p) {
 		s.Errorf("after calls whose context ended in mid-call, no call gets through")
+	}
+}
+
+// testCancelledWaits cancels calls one by one while they wait for whatever it is. A
+// wait of the policy's own has to end with the context.
+func (s *suite) testCancelledWaits(p mettle.Policy) {
+	var all sync.WaitGroup
+	for i := range 60 {
+		ctx, cancel := context.WithCancelCause(context.Background())
+		c := &call{s: s, ctx: ctx, fn: func(context.Context) error {
+			time.Sleep(time.Duration(i%3) * time.Second)
+			return newError()
+		}}
+		all.Go(func() { c.do(p) })
+		time.Sleep(time.Duration(i*i) * time.Millisecond)
+		synctest.Wait()
+		c.bar()
+		cancel(errors.New("enough"))
+		settle()
+		if c.waits() {
+			s.Errorf("a call goes on waiting when its context has ended")
+		}
+	}
+	all.Wait()
+}
+
+// testCancelledAsAdmitted cancels calls that wait, just before those that they wait
+// for come to an end and may let them in.
+func (s *suite) testCancelledAsAdmitted(p mettle.Policy) {
+	for range 10 {
+		var all sync.WaitGroup
+		ctx, cancel := context.WithCancel(context.Background())
+		release := make(chan struct{})
+		var calls []*call
+		for range hammer {
+			c := &call{s: s, ctx: ctx, fn: func(context.Context) error {
+				<-release
+				return nil
+			}}
+			calls = append(calls, c)
+			all.Go(func() { c.do(p) })
+		}
+		synctest.Wait()
+		for _, c := range calls {
+			c.bar()
+		}
+		cancel()
+		close(release)
+		all.Wait()
 	}
 }
 

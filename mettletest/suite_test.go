@@ -174,6 +174,11 @@ var faulty = []fault{
 		check:  "context done while waiting", says: "after the caller's context had ended",
 	},
 	{
+		name:   "goes on waiting",
+		policy: func() mettle.Policy { return &resender{sleeps: true} },
+		check:  "context done while waiting", says: "goes on waiting",
+	},
+	{
 		name: "waits past its own deadline",
 		policy: plant(guarded(func(ctx context.Context, op operation) error {
 			ctx, cancel := context.WithTimeout(ctx, time.Second)
@@ -489,6 +494,10 @@ func sideBySide(ctx context.Context, op operation) error {
 	stop := time.AfterFunc(time.Second, func() {
 		result := errors.New("the second run did not return")
 		defer func() { second <- result }()
+		if ctx.Err() != nil {
+			result = context.Cause(ctx)
+			return
+		}
 		result = op(ctx)
 	})
 	normal := false
@@ -614,8 +623,11 @@ func (f *fuse) record(o mettle.Outcome) {
 	}
 }
 
-// resender is a retry of the simplest kind, sound unless deaf.
-type resender struct{ deaf bool }
+// resender is a retry of the simplest kind, sound but for what its fields say.
+type resender struct {
+	deaf   bool // does not look at the context after a wait
+	sleeps bool // nor during one
+}
 
 func (r *resender) Do(ctx context.Context, op func(context.Context) error) error {
 	if ctx.Err() != nil {
@@ -626,16 +638,15 @@ func (r *resender) Do(ctx context.Context, op func(context.Context) error) error
 		if err == nil || n == 3 || errors.Is(err, mettle.ErrRejected) {
 			return err
 		}
-		if r.deaf {
-			time.Sleep(time.Second)
-			continue
+		ended := ctx.Done()
+		if r.sleeps {
+			ended = nil
 		}
 		select {
-		case <-ctx.Done():
-			return err
+		case <-ended:
 		case <-time.After(time.Second):
 		}
-		if ctx.Err() != nil {
+		if ctx.Err() != nil && !r.deaf {
 			return err
 		}
 	}
