@@ -66,7 +66,7 @@ type shard[K comparable] struct {
 
 type entry struct {
 	breaker *Breaker
-	asked   atomic.Bool // since somebody last looked for room
+	asked   atomic.Bool // again, since somebody last looked for room
 }
 
 // NewGroup returns an empty group. It panics when [GroupConfig.Validate] finds fault.
@@ -128,29 +128,31 @@ func (g *Group[K]) add(s *shard[K], key K) *Breaker {
 		delete(next, victim)
 		g.evicted.Add(1)
 	}
-	e := &entry{breaker: fresh}
-	e.asked.Store(true)
-	next[key] = e
+	// A newcomer has not been asked for again yet, so that a flood of keys that come
+	// once washes out its own and not those in use.
+	next[key] = &entry{breaker: fresh}
 	s.keys.Store(&next)
 	return fresh
 }
 
 // leastMissed returns the key to let go: of the closed breakers, one that was not
-// asked for since the last time, without failures if possible. Each look uses up
-// what the keys have gained by being asked for.
+// asked for since the last look and has no recent failure, else the next best. It
+// is the second chance of a clock, whose hand is the random order of the map: what
+// a key gained by being asked for, a look that passes it by uses up.
 func leastMissed[K comparable](keys map[K]*entry) (victim K, ok bool) {
 	best := 0
 	for k, e := range keys {
-		s := e.breaker.Stats()
-		if s.State != Closed || s.Machine != Closed || s.Overridden {
+		if !e.breaker.phase.Load().plain {
 			continue
 		}
 		rank := 1
-		if s.Consecutive == 0 && s.Failed == 0 {
-			rank++
-		}
-		if !e.asked.Swap(false) {
-			rank += 2
+		if !e.asked.Load() {
+			if s := e.breaker.Stats(); s.Consecutive == 0 && s.Failed == 0 {
+				return k, true
+			}
+			rank = 2
+		} else {
+			e.asked.Store(false)
 		}
 		if rank > best {
 			victim, best = k, rank

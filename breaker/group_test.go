@@ -76,7 +76,7 @@ func TestGroupIsBounded(t *testing.T) {
 	}
 	fill(0, 2*bound)
 	before := size()
-	fill(2*bound, 200_000)
+	fill(2*bound, 100_000)
 	if after := size(); after > before+before/4+1<<20 {
 		t.Errorf("memory grew from %d to %d bytes", before, after)
 	}
