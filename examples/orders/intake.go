@@ -118,7 +118,7 @@ func checkID(id string) error {
 		return !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("-_.:", c))
 	}
 	if id == "" || len(id) > maxID || strings.ContainsFunc(id, bad) {
-		return fmt.Errorf("id is %.80q, must be 1 to %d letters, digits or -_.:", id, maxID)
+		return fmt.Errorf("id is %.80q, must be 1 to %d letters, digits, dashes, dots, colons or underscores", id, maxID)
 	}
 	return nil
 }

@@ -1,5 +1,5 @@
 // Orders is a client that pays orders at a service which has a bad quarter of an
-// hour, and loses none. See the README beside it, and orders -help.
+// hour, and loses none. See ../README.md, and orders -help.
 package main
 
 import (
@@ -31,8 +31,8 @@ var defaultFaults []byte
 // The exit statuses.
 const (
 	exitOK      = 0
-	exitLost    = 1 // an order is lost or duplicated
-	exitUsage   = 2 // a flag, a file or the data directory is not usable; nothing was changed
+	exitLost    = 1 // an order is lost or duplicated, or nobody can tell
+	exitUsage   = 2 // a flag, a file or the data directory is not usable; what was saved is as it was
 	exitWaiting = 3 // stopped with orders in the queue; the same -data goes on with them
 )
 
@@ -81,8 +81,9 @@ the first go is queued, whatever the reason; only the replay decides that it is 
 So paid = direct + replayed, and replayed = queued - dead once the queue is empty. lost
 and duplicated come from a comparison with the payment service's own store.
 
-Exit status: 0 all well; 1 an order was lost or duplicated; 2 a flag, a file or the data
-directory is not usable, and nothing was changed; 3 stopped while orders were waiting.
+Exit status: 0 all well; 1 an order was lost or duplicated, or that could not be told;
+2 a flag, a file or the data directory is not usable, and what was saved is as it was;
+3 stopped while orders were waiting: the same -data goes on with them.
 `
 
 type options struct {
@@ -91,28 +92,30 @@ type options struct {
 	seed                                    uint64
 	queue                                   int
 	patience                                time.Duration
-	help                                    bool
 }
 
-func parseFlags(args []string, stderr io.Writer) (options, error) {
+func parseFlags(args []string, stdout io.Writer) (options, error) {
 	var o options
 	fs := flag.NewFlagSet("orders", flag.ContinueOnError)
-	fs.SetOutput(stderr)
+	fs.SetOutput(io.Discard) // a mistake is reported once, by the caller
 	fs.StringVar(&o.orders, "orders", "", "`FILE` with the orders, - for standard input (default: 400 orders built in)")
 	fs.StringVar(&o.data, "data", "", "`DIR` with all that is saved (default: a new temporary one, which is named)")
 	fs.StringVar(&o.paymentURL, "payment-url", "", "`URL` of a payment service to use instead of the built-in one")
 	fs.StringVar(&o.faults, "faults", "", "`FILE` with the faults of the built-in service, or none (default: built in)")
-	fs.Float64Var(&o.rate, "rate", 36, "orders per `second`; 0 is as fast as they can be paid")
-	fs.Uint64Var(&o.seed, "seed", 1, "`number` that decides which requests fail and how long backoffs are")
-	fs.IntVar(&o.queue, "queue", 1000, "how many orders may be unsettled before no more are accepted")
-	fs.DurationVar(&o.patience, "patience", time.Minute, "stop when nothing was settled for so `long`")
+	fs.Float64Var(&o.rate, "rate", 36, "`N` orders per second; 0 is as fast as they can be paid")
+	fs.Uint64Var(&o.seed, "seed", 1, "`N` decides which requests fail and how long backoffs are")
+	fs.IntVar(&o.queue, "queue", 1000, "`N` orders may be unsettled before no more are accepted")
+	fs.DurationVar(&o.patience, "patience", time.Minute, "stop when nothing has moved for this `TIME`")
 	fs.StringVar(&o.serve, "serve", "", "run only the payment service, at `ADDR`, until interrupted")
-	fs.Usage = func() {
-		fmt.Fprint(stderr, usage)
+	fs.Usage = func() {}
+	err := fs.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		fmt.Fprint(stdout, usage)
+		fs.SetOutput(stdout)
 		fs.PrintDefaults()
-		fmt.Fprint(stderr, usageEnd)
+		fmt.Fprint(stdout, usageEnd)
 	}
-	if err := fs.Parse(args); err != nil {
+	if err != nil {
 		return o, err
 	}
 	return o, o.validate(fs.Args())
@@ -152,7 +155,7 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	o, err := parseFlags(args, stderr)
+	o, err := parseFlags(args, stdout)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return exitOK

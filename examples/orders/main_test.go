@@ -334,7 +334,8 @@ func TestFlags(t *testing.T) {
 	}
 	r := orders(t, t.Context(), "", "-help")
 	require.Equal(t, exitOK, r.code)
-	require.Contains(t, r.stderr, "Examples:")
+	require.Contains(t, r.stdout, "Examples:")
+	require.Empty(t, r.stderr)
 }
 
 // A service that never comes back ends the run, with everything kept for the next.

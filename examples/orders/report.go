@@ -164,7 +164,7 @@ func (r *report) why() string {
 	})
 	var parts []string
 	for _, name := range names {
-		parts = append(parts, fmt.Sprintf("%d %s", r.reasons[name], name))
+		parts = append(parts, fmt.Sprintf("%s ×%d", name, r.reasons[name]))
 	}
 	return resent + " (queued: " + strings.Join(parts, ", ") + ")"
 }

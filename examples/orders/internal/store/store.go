@@ -244,7 +244,7 @@ func (s *Store) Accept(o Order) (Verdict, error) {
 
 	r := Record{Order: o, State: Accepted, Run: s.run, At: time.Now()}
 	if behind {
-		r.State, r.Queue, r.Reason = Queued, true, "behind an earlier order of the customer"
+		r.State, r.Queue, r.Reason = Queued, true, "behind an earlier one of theirs"
 	}
 	known := false
 	err := s.file.Update(func(tx *boltfile.Tx) error {
