@@ -205,7 +205,7 @@ func TestGetPanics(t *testing.T) {
 // Spec: P13
 func TestGetAllocations(t *testing.T) {
 	p := mettle.Compose(&wrapper{}, &wrapper{}, &wrapper{})
-	type large struct{ a [64]byte }
+	type large [64]byte
 	get := func(context.Context) (large, error) { return large{}, nil }
 	if n := testing.AllocsPerRun(100, func() { _, _ = mettle.Get(bg, p, get) }); n > 2 {
 		t.Errorf("Get: %v allocations, want at most 2", n)

@@ -425,7 +425,7 @@ func TestHungProbeIsForfeited(t *testing.T) {
 		hung := acquire(t, b)
 		time.Sleep(3*time.Second - 1)
 		wantState(t, b, breaker.HalfOpen)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		wantState(t, b, breaker.Open)
 		if d := b.RemainingDelay(); d < 2*time.Second || d >= 2400*time.Millisecond {
 			t.Errorf("RemainingDelay = %v, want the doubled delay", d)
@@ -552,7 +552,7 @@ func TestRemainingDelay(t *testing.T) {
 			if _, err := b.Acquire(ctx); err == nil || b.RemainingDelay() != 1 {
 				t.Fatalf("a probe was admitted with %v left", b.RemainingDelay())
 			}
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			if d := b.RemainingDelay(); d != 0 {
 				t.Fatalf("RemainingDelay = %v", d)
 			}

@@ -71,8 +71,7 @@ type halfOpen struct {
 
 	// again is the delay of the opening that follows when a probe runs out. It is
 	// drawn beforehand, so that looking is pure.
-	again   time.Duration
-	refusal *OpenError // of that opening
+	again time.Duration
 }
 
 // lease is the right of one probe to be in flight, for a limited time.
@@ -456,7 +455,7 @@ func (b *Breaker) renew(now int64) *phase {
 		next := *ph
 		next.counts = newCounts(ph.set, now, ph.counts)
 		next.counts.run.Store(ph.counts.run.Load())
-		b.publish(nil, &next, now, Change{})
+		b.publish(context.Background(), &next, now, Change{})
 		ph = &next
 	}
 	return ph
@@ -499,14 +498,14 @@ func (b *Breaker) override(state State, o Override) {
 	}
 	c := Change{Rule: RuleForced, To: state, By: o.By, Reason: o.Reason}
 	b.mu.Lock()
-	b.advance(nil, now)
+	b.advance(context.Background(), now)
 	ph := b.phase.Load()
 	if state == Open {
 		f.refusal = &OpenError{Name: ph.set.name, why: "is " + c.why(), clock: b.clock, until: f.until}
 	}
 	next := *ph
 	next.force = f
-	b.publish(nil, &next, now, c)
+	b.publish(context.Background(), &next, now, c)
 	b.mu.Unlock()
 	b.deliver()
 }
@@ -515,11 +514,11 @@ func (b *Breaker) override(state State, o Override) {
 func (b *Breaker) Release() {
 	now := b.clock.Now()
 	b.mu.Lock()
-	b.advance(nil, now)
+	b.advance(context.Background(), now)
 	if ph := b.phase.Load(); ph.force != nil {
 		next := *ph
 		next.force = nil
-		b.publish(nil, &next, now, Change{Rule: RuleReleased, By: ph.force.By})
+		b.publish(context.Background(), &next, now, Change{Rule: RuleReleased, By: ph.force.By})
 	}
 	b.mu.Unlock()
 	b.deliver()
@@ -530,9 +529,9 @@ func (b *Breaker) Release() {
 func (b *Breaker) Trip(reason string) {
 	now := b.clock.Now()
 	b.mu.Lock()
-	b.advance(nil, now)
+	b.advance(context.Background(), now)
 	if ph := b.phase.Load(); ph.state != Open {
-		b.toOpen(nil, ph, now, ph.delay(now, nil), Change{Rule: RuleTrip, Reason: reason})
+		b.toOpen(context.Background(), ph, now, ph.delay(now, nil), Change{Rule: RuleTrip, Reason: reason})
 	}
 	b.mu.Unlock()
 	b.deliver()
@@ -543,10 +542,10 @@ func (b *Breaker) Trip(reason string) {
 func (b *Breaker) Reset() {
 	now := b.clock.Now()
 	b.mu.Lock()
-	b.advance(nil, now)
+	b.advance(context.Background(), now)
 	ph := *b.phase.Load()
 	ph.nominal = 0
-	b.toClosed(nil, &ph, now, Change{Rule: RuleReset})
+	b.toClosed(context.Background(), &ph, now, Change{Rule: RuleReset})
 	b.mu.Unlock()
 	b.deliver()
 }
@@ -570,7 +569,7 @@ func (b *Breaker) Reconfigure(c Config) error {
 	next := *ph
 	next.set = newSettings(c)
 	next.counts = ph.counts.reconfigured(ph.set, next.set, now)
-	b.publish(nil, &next, now, Change{})
+	b.publish(context.Background(), &next, now, Change{})
 	if next.half != nil {
 		next.half.publish(next.set.probes)
 	}

@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 Request.Cancel is deprecated and has to end a call all the same.
+
 package mettlehttp
 
 import (
