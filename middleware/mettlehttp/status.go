@@ -1,7 +1,6 @@
 package mettlehttp
 
 import (
-	"errors"
 	"math"
 	"mime"
 	"net/http"
@@ -86,11 +85,11 @@ func retryAfter(resp *http.Response, now time.Time) time.Duration {
 		return none
 	}
 	value := strings.TrimSpace(resp.Header.Get("Retry-After"))
-	seconds, err := strconv.ParseUint(value, 10, 64)
-	switch {
-	case errors.Is(err, strconv.ErrRange), err == nil && seconds > math.MaxInt64/uint64(time.Second):
-		return math.MaxInt64 // above every cap
-	case err == nil:
+	if value != "" && strings.Trim(value, "0123456789") == "" {
+		seconds, err := strconv.ParseInt(value, 10, 64)
+		if err != nil || seconds > math.MaxInt64/int64(time.Second) {
+			return math.MaxInt64 // above every cap
+		}
 		return time.Duration(seconds) * time.Second
 	}
 	at, err := http.ParseTime(value)

@@ -41,11 +41,13 @@ func NewTransport(base http.RoundTripper, p mettle.Policy, opts ...Option) *Tran
 	return t
 }
 
-// Option changes what a [Transport] or a handler does beside its policy.
+// Option changes what a [Transport] ([BufferBodies]) or a handler ([RefuseWith]) does
+// beside its policy. The one has no use for an option of the other, and ignores it.
 type Option func(*options)
 
 type options struct {
-	bufferMax int64 // zero: no buffering
+	bufferMax  int64 // of a Transport; zero: no buffering
+	refuseWith int   // of a handler: the status
 }
 
 // BufferBodies lets requests be resent whose body cannot be made again because

@@ -1,0 +1,164 @@
+package mettlehttp
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/mettle-go/mettle"
+	"github.com/mettle-go/mettle/bulkhead"
+)
+
+// NewHandler returns a handler that runs every request to next under p. A nil p is a
+// bulkhead with its defaults: 100 requests at once, and nobody waits. NewHandler panics
+// when next is nil.
+//
+// A request that p refuses is answered before next runs: with 503, or what
+// [RefuseWith] says, and a Retry-After header. Once next has run, its answer stands
+// and its status is the outcome, by the same table as for a [Transport]: 5xx but 501
+// and 505 count as failures, a client that went away is ignored. When next returns
+// without an answer because the policy's context has ended, the answer is 503.
+//
+// next runs at most once for a request, whatever p would have: there is one answer
+// and one body. What its ResponseWriter can do, flush, hijack and deadlines among them, it
+// can do for next, directly or through [http.ResponseController].
+func NewHandler(next http.Handler, p mettle.Policy, opts ...Option) http.Handler {
+	if next == nil {
+		panic("mettlehttp: NewHandler: next is nil")
+	}
+	h := &handler{next: next, policy: p, opts: options{refuseWith: http.StatusServiceUnavailable}}
+	if p == nil {
+		h.policy = bulkhead.New(bulkhead.Config{Name: "http server"})
+	}
+	for _, o := range opts {
+		o(&h.opts)
+	}
+	return h
+}
+
+// RefuseWith makes a handler answer refusals with status, which is 503 or 429: 429 says
+// that it is this client that asks too much, as behind a limit for each client. Any other
+// status panics.
+func RefuseWith(status int) Option {
+	if status != http.StatusServiceUnavailable && status != http.StatusTooManyRequests {
+		panic(fmt.Sprintf("mettlehttp: RefuseWith: status is %d, must be 503 or 429", status))
+	}
+	return func(o *options) { o.refuseWith = status }
+}
+
+type handler struct {
+	next   http.Handler
+	policy mettle.Policy
+	opts   options
+}
+
+// ServeHTTP runs the request under the policy.
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s := &serving{handler: h, w: &recorder{ResponseWriter: w}, r: r}
+	err := h.policy.Do(mettle.WithCall(r.Context()), s.run)
+	if s.w.status != 0 || err == nil && s.ran {
+		return
+	}
+	// No answer yet: refused, or out of time. A second is the least that can be asked for.
+	delay, _ := mettle.RetryAfter(err)
+	seconds := max(1, int64((delay+time.Second-1)/time.Second))
+	if delay > time.Hour*24*365 {
+		seconds = int64(delay / time.Second) // the sum above may have overflowed
+	}
+	status := http.StatusServiceUnavailable
+	if !s.ran {
+		status = h.opts.refuseWith
+	}
+	w.Header().Set("Retry-After", strconv.FormatInt(seconds, 10))
+	http.Error(w, http.StatusText(status), status)
+}
+
+// Observe yields what the policy offers, if it is [mettle.Observable].
+func (h *handler) Observe(yield func(mettle.Metric) bool) {
+	if o, ok := h.policy.(mettle.Observable); ok {
+		o.Observe(yield)
+	}
+}
+
+// serving is one request on its way through the policy. It must not run twice, one
+// after the other or side by side; the policies that do so have no place here.
+type serving struct {
+	*handler
+	w   *recorder
+	r   *http.Request
+	ran bool
+}
+
+func (s *serving) run(ctx context.Context) error {
+	if s.ran {
+		return &notResentError{}
+	}
+	s.ran = true
+	s.next.ServeHTTP(s.w, s.r.WithContext(ctx))
+	switch {
+	case s.r.Context().Err() != nil:
+		return context.Cause(s.r.Context()) // nobody is there to be answered
+	case s.w.status == 0 && ctx.Err() != nil:
+		return context.Cause(ctx)
+	case statusOutcome(s.w.status).Failed():
+		return &StatusError{Code: s.w.status, host: "handler", retryAfter: -1, permanent: true}
+	}
+	return nil
+}
+
+// recorder notes the status of an answer and is otherwise the ResponseWriter it has.
+type recorder struct {
+	http.ResponseWriter
+	status int // zero: not answered
+}
+
+// Unwrap is for http.ResponseController.
+func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *recorder) WriteHeader(status int) {
+	// 1xx is not the answer yet, but for 101, after which there is none.
+	if w.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *recorder) Write(p []byte) (int, error) {
+	w.answered()
+	return w.ResponseWriter.Write(p)
+}
+
+// ReadFrom keeps the fast path from a file to a socket.
+func (w *recorder) ReadFrom(r io.Reader) (int64, error) {
+	w.answered()
+	return io.Copy(w.ResponseWriter, r)
+}
+
+// Flush is for handlers that ask for an [http.Flusher] themselves.
+func (w *recorder) Flush() { w.FlushError() }
+
+// FlushError is what http.ResponseController asks for first.
+func (w *recorder) FlushError() error {
+	w.answered()
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+// Hijack gives the connection away, which is an answer.
+func (w *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err == nil && w.status == 0 {
+		w.status = http.StatusSwitchingProtocols
+	}
+	return conn, rw, err
+}
+
+func (w *recorder) answered() {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+}
