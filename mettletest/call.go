@@ -114,6 +114,7 @@ func (c *call) waits() bool {
 	return c.running == 0 && !c.returned
 }
 
+// enter notes that a run of op begins, and whether it should.
 func (c *call) enter(ctx context.Context) {
 	now := time.Now()
 	c.mu.Lock()
@@ -151,7 +152,8 @@ func (c *call) interrupted() {
 	c.panicking = true
 }
 
-// judge checks what must hold for every call.
+// judge checks what must hold for every call. Of the runs of op the last failure is
+// the one that must come back: a policy that resends may drop those before it.
 func (c *call) judge(doneOnEntry bool) {
 	c.mu.Lock() // a faulty policy may still be running op
 	defer c.mu.Unlock()
@@ -220,7 +222,8 @@ func is(err, target error) (found bool) {
 	return errors.Is(err, target)
 }
 
-// text describes err, whatever its methods do.
+// text describes err, whatever its methods do: a refusal that is a nil pointer is
+// one of the faults looked for.
 func text(err error) string {
 	if err == nil {
 		return "nil"
@@ -233,6 +236,8 @@ type opError struct{ text string }
 
 func (e *opError) Error() string { return e.text }
 
+// newError returns a new error each time: that a call gets the error of its own op
+// back shows only when no two are alike.
 func newError() error { return &opError{"the operation failed"} }
 
 func succeed(context.Context) error { return nil }

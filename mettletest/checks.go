@@ -15,6 +15,8 @@ import (
 	"github.com/mettle-go/mettle"
 )
 
+// testRunsOp establishes what all other checks need: without it they would find
+// nothing wrong with a policy that does nothing.
 func testRunsOp(s *suite) {
 	c := s.do(context.Background(), s.newPolicy(), succeed)
 	if c.runs == 0 {
@@ -22,6 +24,9 @@ func testRunsOp(s *suite) {
 	}
 }
 
+// testError wants the very error of op in what Do returns. That errors.Is finds it
+// is wanted of every call, by judge; errors.As has to find it too, since an adapter
+// asks for a status or a response that way.
 func testError(s *suite) {
 	p := s.newPolicy()
 	want := newError()
@@ -32,12 +37,17 @@ func testError(s *suite) {
 	if got := new(opError); !errors.As(c.err, &got) || got != want {
 		s.Errorf("errors.As does not find op's error in %s", text(c.err))
 	}
+	// A policy that looks into errors must not take them apart.
 	wrapped := fmt.Errorf("wrapped: %w", newError())
 	s.do(context.Background(), s.newPolicy(), fail(wrapped))
 	s.do(context.Background(), s.newPolicy(), fail(errors.Join(newError(), newError())))
 	s.do(context.Background(), s.newPolicy(), fail(mettle.Permanent(newError())))
 }
 
+// testContext wants op's context to descend from the caller's: it has the values,
+// ends no later, and ends with the caller's cause, which is how op tells who had
+// enough. Children of op's context are looked at as well, because a context of the
+// policy's own making can get Done right and still not pass a cancellation on.
 func testContext(s *suite) {
 	type key struct{}
 	cause := errors.New("the caller has had enough")
@@ -91,6 +101,8 @@ func done() map[string]context.Context {
 	}
 }
 
+// testDoneOnEntry wants no op and the cause as the error, not merely the context's
+// Err: the cause is all that the caller has to tell one end from another.
 func testDoneOnEntry(s *suite) {
 	p := s.newPolicy()
 	for what, ctx := range done() {
@@ -189,7 +201,9 @@ func (s *suite) testCancelledAsAdmitted(p mettle.Policy) {
 	}
 }
 
-func testLateSuccess(s *suite) { // judge wants nil
+// testLateSuccess has op succeed when nobody waits any more. The work is done, and
+// an error would have the caller do it again. judge wants nil.
+func testLateSuccess(s *suite) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.do(ctx, s.newPolicy(), func(context.Context) error {
 		cancel()
@@ -242,6 +256,9 @@ func testOpEnds(s *suite) {
 //go:noinline
 func panicInOp(value any) error { panic(value) }
 
+// testPanic wants the value, by identity, and the stack. A policy that recovers
+// and panics again in the same deferred function keeps the stack; one that does so
+// later shows its own frames where the crash report should show op's.
 func testPanic(s *suite) {
 	for _, want := range []any{"a text", errors.New("an error"), new(opError)} {
 		c := s.do(context.Background(), s.newPolicy(), func(context.Context) error { return panicInOp(want) })
@@ -260,6 +277,8 @@ func testPanic(s *suite) {
 	}
 }
 
+// testGoexit has op end its goroutine, which is what t.FailNow does. A policy that
+// tells a normal return from a panic by recover alone takes it for neither.
 func testGoexit(s *suite) {
 	c := s.do(context.Background(), s.newPolicy(), exitInOp)
 	if !c.exit {
@@ -272,7 +291,8 @@ func exitInOp(context.Context) error {
 	return nil
 }
 
-// ways are the ways in which a call can go wrong.
+// ways are the ways in which a call can go wrong, each of which leaves Do by
+// another path and so past another place that could forget to give something back.
 var ways = map[string]func(*suite, mettle.Policy) *call{
 	"errors": func(s *suite, p mettle.Policy) *call {
 		return s.do(context.Background(), p, fail(newError()))
@@ -313,6 +333,9 @@ var ways = map[string]func(*suite, mettle.Policy) *call{
 	},
 }
 
+// testGivesBack has many calls go wrong in each way and wants one to get through
+// after that. A breaker may refuse for a while, and then it is given time: what
+// tells a leak is that time does not mend it.
 func testGivesBack(s *suite) {
 	for name, goWrong := range ways {
 		p := s.newPolicy()
@@ -374,8 +397,13 @@ func (s *suite) refusals(p mettle.Policy) int {
 	return n
 }
 
+// manyCalls is how many refusals in a row tell a policy that refuses every call
+// from one that draws lots.
 const manyCalls = 20
 
+// testRefusal drives the policy to where it refuses, if there is such a point.
+// Refusals are what a policy does most of when things are worst, so they are to be
+// cheap: no dearer than the calls that get through.
 func testRefusal(s *suite) {
 	first := s.newPolicy()
 	admitted := allocs(first, succeed)
@@ -438,7 +466,7 @@ func testIgnored(s *suite) {
 	}
 }
 
-// everyHook returns a Trace that calls hook for all there is.
+// everyHook returns a Trace that calls hook for every event.
 func everyHook(hook func(mettle.TraceEvent)) *mettle.Trace {
 	return &mettle.Trace{
 		AttemptStart: hook, AttemptDone: hook, Wait: hook, Rejected: hook,
@@ -499,10 +527,11 @@ func testConcurrent(s *suite) {
 	}
 }
 
+// doAnything makes a call that may end in any way, the caller's deadline included.
 func (s *suite) doAnything(p mettle.Policy, random *rand.Rand) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(1+random.IntN(5000))*time.Millisecond)
 	defer cancel()
-	for range random.IntN(10) {
+	for range random.IntN(10) { // in a bubble, goroutines that sleep wake in lockstep
 		runtime.Gosched()
 	}
 	kind, nap := random.IntN(6), time.Duration(random.IntN(500))*time.Millisecond

@@ -62,10 +62,12 @@ type options struct{ overlap bool }
 // held to keep its value, not its stack.
 func MayOverlap() Option { return func(o *options) { o.overlap = true } }
 
-// leaveAlone is how long a policy has to recover from anything.
+// leaveAlone is how long a policy has to recover from anything. In a bubble a day
+// costs nothing.
 const leaveAlone = 24 * time.Hour
 
-// hammer is how many calls go wrong in a row before the policy must still work.
+// hammer is how many calls go wrong in a row before the policy must still work: more
+// than the capacity that TestPolicy asks for, or a leak would not empty it.
 const hammer = 250
 
 // reporter is as much of a [testing.T] as a check needs. The tests of the suite
@@ -159,7 +161,8 @@ type suite struct {
 	newPolicy func() mettle.Policy
 }
 
-// shape is a place in which a policy may stand.
+// shape is a place in which a policy may stand. One that is right by itself can be
+// wrong when it is bound, since Do and what Wrap returns are two ways in.
 type shape struct {
 	name    string
 	compose func(mettle.Policy) mettle.Policy // nil: the policy as it is

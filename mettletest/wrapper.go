@@ -27,6 +27,9 @@ func (in *inner) Do(ctx context.Context, op func(context.Context) error) error {
 	return op(ctx)
 }
 
+// testWrap binds one policy twice. The bound policies share its state, which is
+// testWrapShares's to see, but each must reach its own next and no other: a policy
+// that keeps next in itself mixes up the pipelines that it is part of.
 func testWrap(s *suite) {
 	w, ok := s.newPolicy().(mettle.Wrapper)
 	if !ok {
@@ -76,6 +79,9 @@ func testWrapShares(s *suite) {
 	}
 }
 
+// testObserve reads the metrics after every kind of call. What adapters rely on is
+// checked at each reading: they export counters that must not fall, and key them by
+// name and labels, so that two alike are refused by the far end.
 func testObserve(s *suite) {
 	p := s.newPolicy()
 	o, ok := p.(mettle.Observable)
@@ -107,6 +113,8 @@ func (s *suite) observe(o mettle.Observable) map[string]mettle.Metric {
 		s.testMetric(m)
 		return true
 	})
+	// No time passes in a bubble between two readings, so that even a gauge that
+	// depends on the time must read the same.
 	again := 0
 	o.Observe(func(m mettle.Metric) bool {
 		again++
