@@ -5,7 +5,7 @@
 //	client.Transport = mettlehttp.NewTransport(nil, nil)
 //
 // which is, from the outside in: a total timeout of 30 s, a retry with a budget, a
-// breaker for each host, a bulkhead, and a timeout of 10 s for each attempt, all with
+// breaker and a bulkhead for each host, and a timeout of 10 s for each attempt, all with
 // their defaults. A pipeline of one's own takes its place as the second argument, with
 // [Host] as the key for what is to be kept per host.
 //

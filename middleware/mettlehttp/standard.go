@@ -5,7 +5,6 @@ import (
 
 	"github.com/mettle-go/mettle"
 	"github.com/mettle-go/mettle/breaker"
-	"github.com/mettle-go/mettle/bulkhead"
 	"github.com/mettle-go/mettle/retry"
 	"github.com/mettle-go/mettle/timeout"
 )
@@ -24,7 +23,7 @@ func standard() mettle.Policy {
 		timeout.New(timeout.Config{Name: "http total", After: totalTimeout}),
 		retry.New(retry.Config{Name: "http"}),
 		breakers.By(Host),
-		bulkhead.New(bulkhead.Config{Name: "http"}),
+		newCompartments("http", maxHosts),
 		timeout.New(timeout.Config{Name: "http attempt", After: attemptTimeout}),
 	)
 }

@@ -243,8 +243,10 @@ func TestSilentAnswerDiscarded(t *testing.T) {
 //
 // Spec: W14
 func TestCancel(t *testing.T) {
+	var held *body
 	waiting := baseFunc(func(req *http.Request) (*http.Response, error) {
-		return answer(req, 503, newBody("text")), nil
+		held = newBody("text")
+		return answer(req, 503, held), nil
 	})
 	hanging := func(req *http.Request) (*http.Response, error) {
 		select {
@@ -303,6 +305,9 @@ func TestCancel(t *testing.T) {
 					return
 				}
 				failed(t, resp, err)
+				if name == "waiting" && how != "before" && held.closed.Load() != 1 {
+					t.Errorf("%s: the answer held is closed %d times", how, held.closed.Load())
+				}
 				if !errors.Is(err, want) || time.Since(start) != at {
 					t.Errorf("%s, %s: after %v: %v", name, how, time.Since(start), err)
 				}
