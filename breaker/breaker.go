@@ -132,7 +132,7 @@ func (b *Breaker) run(ctx context.Context, next mettle.Policy, op func(context.C
 	returned := false
 	defer func() {
 		if !returned {
-			b.settle(&p, mettle.Failure, errCrashed)
+			b.settle(&p, mettle.Failure, 0, errCrashed)
 		}
 	}()
 	var err error
@@ -142,7 +142,7 @@ func (b *Breaker) run(ctx context.Context, next mettle.Policy, op func(context.C
 		err = next.Do(ctx, op)
 	}
 	returned = true
-	p.Done(err)
+	p.done(err)
 	return err
 }
 
@@ -165,22 +165,24 @@ func (b *Breaker) acquire(ctx context.Context, p *Permit) error {
 	if !ph.plain {
 		return b.acquireSlow(ctx, p)
 	}
-	b.permit(ctx, ph, p)
+	p.b, p.ctx, p.phase = b, ctx, ph
+	if ph.set.slowCall > 0 {
+		p.time(true)
+	} else {
+		_, deadline := ctx.Deadline()
+		p.time(deadline)
+	}
 	return nil
 }
 
-func (b *Breaker) permit(ctx context.Context, ph *phase, p *Permit) {
-	p.b, p.ctx, p.phase = b, ctx, ph
-	// The start matters to the rule on slow calls, and to tell whether a deadline
-	// of the caller's gave the dependency a fair time. Other calls do not pay for
-	// the clock.
-	if ph.set.slowCall == 0 {
-		if _, deadline := ctx.Deadline(); !deadline {
-			return
-		}
+// time notes when the call begins, where that matters: to the rule on slow calls, and
+// to tell whether a deadline of the caller's gave the dependency a fair time. Other
+// calls do not pay for the clock.
+func (p *Permit) time(deadline bool) {
+	if deadline || p.phase.set.slowCall > 0 {
+		p.timed = true
+		p.begun = p.b.clock.Now()
 	}
-	p.timed = true
-	p.begun = b.clock.Now()
 }
 
 // Permit is the admission of one call. The zero Permit is harmless. A Permit must
@@ -204,17 +206,22 @@ type Permit struct {
 //
 // Hooks may run before Done returns.
 func (p *Permit) Done(err error) {
-	b := p.b
-	if b == nil {
+	if p.b == nil {
 		return
 	}
+	defer func() { *p = Permit{} }() // lets go of ctx, even when a hook panics
+	p.done(err)
+}
+
+func (p *Permit) done(err error) {
+	b := p.b
 	switch {
 	case err != nil || p.phase.set.classify != nil:
-		b.settle(p, b.classify(p, err), err)
+		o, asked := b.classify(p, err)
+		b.settle(p, o, asked, err)
 	case b.healthy(p):
-		p.b = nil
 	default:
-		b.settle(p, mettle.Success, nil)
+		b.settle(p, mettle.Success, 0, nil)
 	}
 }
 
@@ -236,58 +243,80 @@ func (b *Breaker) healthy(p *Permit) bool {
 	return true
 }
 
-// classify asks the user's classifier, or ours.
-func (b *Breaker) classify(p *Permit, err error) mettle.Outcome {
-	classify := p.phase.set.classify
-	if classify == nil {
-		return mettle.Classify(p.ctx, err)
-	}
+// classify returns the outcome of a call that ended with err, and of a probe that
+// failed the delay that err asks for. Both may run code that is not ours.
+func (b *Breaker) classify(p *Permit, err error) (o mettle.Outcome, asked time.Duration) {
 	classified := false
 	defer func() {
-		if !classified { // a panic: it tells of the classifier, not of the dependency
-			b.settle(p, mettle.Ignored, nil)
+		if !classified { // a panic: it tells of that code, not of the dependency
+			b.settle(p, mettle.Ignored, 0, nil)
 		}
 	}()
-	o := classify(p.ctx, err)
+	if classify := p.phase.set.classify; classify != nil {
+		o = classify(p.ctx, err)
+	} else {
+		o = mettle.Classify(p.ctx, err)
+	}
+	switch {
+	case o == mettle.Timeout && p.hurried():
+		o = mettle.Ignored
+	case o != mettle.Success && !o.Failed():
+		o = mettle.Ignored // what a classifier makes up says nothing either
+	}
+	if p.lease != 0 && o.Failed() {
+		asked = hint(err)
+	}
 	classified = true
-	return o
+	return o, asked
 }
 
-// settle counts the outcome of p's call, which was not settled before.
-func (b *Breaker) settle(p *Permit, o mettle.Outcome, err error) {
-	p.b = nil
+// hurried reports whether a call that timed out did so because its caller had less
+// than a fair time to give: then that says nothing of the dependency.
+func (p *Permit) hurried() bool {
+	return p.timed && time.Duration(p.b.clock.Now()-p.begun) < p.phase.set.fairTime() && callerTimedOut(p.ctx)
+}
+
+// settle counts the outcome of p's call, once. The admission's own configuration
+// says what was slow, the one in force which rules hold.
+func (b *Breaker) settle(p *Permit, o mettle.Outcome, asked time.Duration, err error) {
 	ph := b.phase.Load()
 	if ph.gen != p.phase.gen {
 		b.rest().stale.Add(1)
 		return
 	}
 	var now int64
-	slow := false
 	if p.timed || ph.counts.rate != nil {
 		now = b.clock.Now()
 	}
-	if p.timed {
-		took := time.Duration(now - p.begun)
-		slow = ph.set.slowCall > 0 && took >= ph.set.slowCall
-		if o.Failed() && took < ph.set.fairTime() && callerTimedOut(p.ctx) {
-			o = mettle.Ignored
-		}
-	}
-	if p.lease != 0 {
-		b.settleProbe(p, o, slow, err)
-		return
-	}
-	if p.free || o != mettle.Success {
+	limit := p.phase.set.slowCall
+	slow := limit > 0 && time.Duration(now-p.begun) >= limit
+	switch {
+	case p.lease != 0:
+		b.settleProbe(p, o, slow, asked, err)
+	case p.free || o == mettle.Ignored:
 		b.rest().count(o)
-	}
-	if !p.free && (o == mettle.Success || o.Failed()) {
+	default:
+		if o.Failed() {
+			b.rest().count(o)
+		}
 		b.count(p, ph, now, o.Failed(), slow, err)
 	}
 }
 
-// callerTimedOut reports whether the deadline of the caller itself has passed. The
-// clock is asked as well: a transport can report a deadline before the context does.
-func callerTimedOut(ctx context.Context) bool {
+// callerTimedOut reports whether the deadline of the caller itself has passed, and
+// not that which a policy around the breaker has given each attempt. The clock is
+// asked as well: a transport can report a deadline before the context does.
+func callerTimedOut(attempt context.Context) bool {
+	ctx := mettle.CallContext(attempt)
+	if ctx == attempt {
+		// No resending policy tells the attempt from the call. A cause that knows its
+		// own outcome is that of a policy, whose time was set with the dependency in
+		// mind.
+		var cause interface{ Outcome() mettle.Outcome }
+		if errors.As(context.Cause(ctx), &cause) {
+			return false
+		}
+	}
 	if ctx.Err() == context.DeadlineExceeded {
 		return true
 	}
@@ -311,7 +340,7 @@ func (b *Breaker) count(p *Permit, ph *phase, now int64, failed, slow bool, err 
 	if ph.set.consecutive > 0 {
 		if failed {
 			if n := c.run.Add(1); n >= int64(ph.set.consecutive) {
-				b.open(p.ctx, ph, Change{Rule: RuleConsecutive, Bad: int(n), Err: err})
+				b.open(p.ctx, ph.gen, Change{Rule: RuleConsecutive, Bad: int(n), Err: err})
 				return
 			}
 		} else if c.run.Load() != 0 {
@@ -322,8 +351,13 @@ func (b *Breaker) count(p *Permit, ph *phase, now int64, failed, slow bool, err 
 		return
 	}
 	if c.rate.Stale(now) {
-		ph = b.renew(now)
-		c = ph.counts
+		if ph = b.renew(now); ph.gen != p.phase.gen {
+			b.rest().stale.Add(1)
+			return
+		}
+		if c = ph.counts; c.rate == nil {
+			return
+		}
 	}
 	if b.judge(p, ph, c.rate, now, failed, Change{Rule: RuleFailureRate, Err: err}) || c.slow == nil {
 		return
@@ -354,7 +388,7 @@ func (b *Breaker) judge(p *Permit, ph *phase, w *window.Window, now int64, bad b
 	}
 	c.Calls, c.Bad = calls, failed
 	c.Window = ph.set.window
-	b.open(p.ctx, ph, c)
+	b.open(p.ctx, ph.gen, c)
 	return true
 }
 

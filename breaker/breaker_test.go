@@ -1241,7 +1241,7 @@ func TestHugeDurations(t *testing.T) {
 
 // What is observed adds up, has unique series, and looking changes nothing.
 //
-// Spec: P12, K7
+// Spec: P12
 func TestObserve(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, l := opened(t, breaker.Config{Name: "db"})

@@ -5,8 +5,6 @@ import (
 	"log/slog"
 	"strconv"
 	"time"
-
-	"github.com/mettle-go/mettle"
 )
 
 // State is what a breaker does with calls.
@@ -143,25 +141,10 @@ func (c Change) LogValue() slog.Value {
 	)
 }
 
-// event is a Change on its way to those who want to know.
+// event is a Change on its way to OnChange.
 type event struct {
 	change Change
 	hook   func(Change)
-	trace  *mettle.Trace
-}
-
-func (e event) tell() {
-	if e.hook != nil {
-		defer e.hook(e.change) // told even when the trace's hook panics
-	}
-	if e.trace != nil && e.trace.StateChanged != nil {
-		e.trace.StateChanged(mettle.TraceEvent{
-			Policy: e.change.Name,
-			From:   e.change.From.String(),
-			To:     e.change.To.String(),
-			Err:    e.change.Err,
-		})
-	}
 }
 
 // deliver tells the queued events, oldest first, unless another goroutine is at
@@ -194,7 +177,7 @@ func (b *Breaker) deliver() {
 		e := m.events[0]
 		m.events = m.events[1:]
 		b.mu.Unlock()
-		e.tell()
+		e.hook(e.change)
 		b.mu.Lock()
 	}
 	m.events = nil

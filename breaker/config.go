@@ -28,9 +28,10 @@ const (
 	// fairTime is how long a call must have run for the caller's own deadline to
 	// count against the dependency, where no SlowCall says what is slow.
 	fairTime = 50 * time.Millisecond
-	// retryAfterCap bounds the opening that a dependency asks for by a Retry-After,
-	// unless MaxOpenFor allows more.
-	retryAfterCap = time.Minute
+	// retryAfterMin and retryAfterMax bound the opening that a dependency asks for by
+	// a Retry-After, unless OpenFor is less or MaxOpenFor more.
+	retryAfterMin = 100 * time.Millisecond
+	retryAfterMax = time.Minute
 	// jitter is how much longer than nominal an opening may last, so that clients
 	// that opened together do not probe together.
 	jitter = 0.2
@@ -49,7 +50,8 @@ type Config struct {
 	// least 16 ms.
 	Window time.Duration
 	// FailureRate opens the breaker when at least this share of the calls in the
-	// window failed, above 0 and at most 1, to a precision of 1e-9. Zero: 0.5.
+	// window failed, above 0 and at most 1, to a precision of 1e-9. It is judged when
+	// a call fails, and when a call is the one that makes MinCalls whole. Zero: 0.5.
 	// Negative: no rule on the failure rate.
 	FailureRate float64
 	// MinCalls is how many calls the window must hold before a rate is judged. It
@@ -67,12 +69,13 @@ type Config struct {
 	// was slow, above 0 and at most 1. Zero: 0.5. Negative: no rule.
 	SlowRate float64
 
-	// OpenFor is the least time that the breaker stays open. Each opening lasts its
+	// OpenFor is how long the breaker stays open at first. Each opening lasts its
 	// nominal delay times a random factor in [1, 1.2). The nominal delay is OpenFor
 	// at first, doubles with every reopening up to MaxOpenFor, and is OpenFor again
 	// after the breaker was closed for a whole Window. A Retry-After on the failure
-	// that opens the breaker sets the delay instead, up to a minute or MaxOpenFor,
-	// whichever is more. Zero: 1 s.
+	// that opens the breaker takes the place of the nominal delay: at least 100 ms
+	// (or OpenFor, if that is less), at most a minute (or MaxOpenFor, if that is
+	// more). Zero: 1 s.
 	OpenFor time.Duration
 	// MaxOpenFor bounds the nominal delay. Zero: five times OpenFor. It must not be
 	// less than OpenFor.
@@ -95,9 +98,9 @@ type Config struct {
 	Classify mettle.Classifier
 	// OnChange is called after every change of the state that State shows: in order,
 	// one at a time, with no lock held, on the goroutine of a call that happened to be
-	// there. It may call the breaker. A hook that blocks holds up that one call and
-	// the hooks after it, and no state. A panic in the hook goes to the caller. Nil:
-	// nobody is told.
+	// there. It may call the breaker. A hook that blocks holds up that one call and no
+	// state; changes meanwhile queue up for it. A panic in the hook goes to the caller.
+	// Nil: nobody is told.
 	OnChange func(Change)
 }
 
@@ -108,7 +111,7 @@ func (c Config) Validate() error {
 		errs = append(errs, fmt.Errorf("breaker: %s is %v, must be %s", field, value, want))
 	}
 	rate := func(field string, v float64) {
-		if math.IsNaN(v) || v > 1 || v > 0 && v < 1/rateUnit {
+		if math.IsNaN(v) || math.IsInf(v, -1) || v > 1 || v > 0 && v < 1/rateUnit {
 			bad(field, v, "above 0 and at most 1, zero for the default, or negative for no rule")
 		}
 	}

@@ -44,15 +44,18 @@ func (c GroupConfig) Validate() error {
 // breaker of a known key takes no lock.
 //
 // When the bound is reached, a key that was not asked for lately makes room for a
-// new one. Only closed breakers are let go, those without a recent failure first:
-// whatever keys an attacker chooses, memory is bounded and an open breaker stays.
+// new one: one whose breaker is closed, without a recent failure if possible, and
+// only where there is none such, one whose open delay is over and that nobody came
+// to probe. Whatever keys an attacker chooses, memory is bounded, and a breaker that
+// holds calls back stays.
 type Group[K comparable] struct {
-	set      *settings
-	name     string
-	seed     maphash.Seed
-	perShard int
-	shards   []shard[K]
+	set     *settings
+	name    string
+	seed    maphash.Seed
+	maxKeys int64
+	shards  []shard[K]
 
+	size               atomic.Int64 // how many keys all shards hold, those being added included
 	evicted, untracked atomic.Uint64
 	labels             [4][]mettle.Label // without a state, and by State
 }
@@ -80,11 +83,11 @@ func NewGroup[K comparable](c GroupConfig) *Group[K] {
 		shards *= 2
 	}
 	g := &Group[K]{
-		set:      newSettings(c.Config),
-		name:     c.Config.Name,
-		seed:     maphash.MakeSeed(),
-		perShard: c.MaxKeys / shards,
-		shards:   make([]shard[K], shards),
+		set:     newSettings(c.Config),
+		name:    c.Config.Name,
+		seed:    maphash.MakeSeed(),
+		maxKeys: int64(c.MaxKeys),
+		shards:  make([]shard[K], shards),
 	}
 	for i := range g.shards {
 		g.shards[i].keys.Store(&map[K]*entry{})
@@ -95,13 +98,13 @@ func NewGroup[K comparable](c GroupConfig) *Group[K] {
 }
 
 // Get returns the breaker of key, a new one if the group has none. Ask anew for
-// each call, and the breaker stays as long as it is used. When no breaker may be
-// let go, because all of them are open or half-open, the one returned is not kept.
+// each call, and the breaker stays as long as it is used. When no key may be let go,
+// or the key does not equal itself, as NaN, the breaker returned is not kept.
 func (g *Group[K]) Get(key K) *Breaker {
-	s := &g.shards[maphash.Comparable(g.seed, key)&uint64(len(g.shards)-1)]
-	e, ok := (*s.keys.Load())[key]
+	i := int(maphash.Comparable(g.seed, key) & uint64(len(g.shards)-1))
+	e, ok := (*g.shards[i].keys.Load())[key]
 	if !ok {
-		return g.add(s, key)
+		return g.add(i, key)
 	}
 	if !e.asked.Load() { // read before write: every call for a busy key passes here
 		e.asked.Store(true)
@@ -109,30 +112,55 @@ func (g *Group[K]) Get(key K) *Breaker {
 	return e.breaker
 }
 
-// add makes the breaker of a key that the shard did not have.
-func (g *Group[K]) add(s *shard[K], key K) *Breaker {
+// add makes the breaker of a key that shard i did not have.
+func (g *Group[K]) add(i int, key K) *Breaker {
 	fresh := newBreaker(g.set, fmt.Sprintf("%s[%v]", g.name, key)) // outside the lock: it may run the key's String
+	s := &g.shards[i]
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := *s.keys.Load()
 	if e, ok := old[key]; ok {
 		return e.breaker
 	}
-	next := maps.Clone(old)
-	if len(next) >= g.perShard {
-		victim, ok := leastMissed(next)
-		if !ok {
-			g.untracked.Add(1)
-			return fresh
-		}
-		delete(next, victim)
-		g.evicted.Add(1)
+	if key != key || g.size.Add(1) > g.maxKeys && !g.makeRoom(i) {
+		g.untracked.Add(1)
+		return fresh
 	}
+	next := maps.Clone(*s.keys.Load())
 	// A newcomer has not been asked for again yet, so that a flood of keys that come
 	// once washes out its own and not those in use.
 	next[key] = &entry{breaker: fresh}
 	s.keys.Store(&next)
 	return fresh
+}
+
+// makeRoom lets one key go, of shard i, whose lock is held, if it has one to spare,
+// else of another that nobody is changing. Without success the place that the
+// caller has taken is given back.
+func (g *Group[K]) makeRoom(i int) bool {
+	for j := range g.shards {
+		s := &g.shards[(i+j)&(len(g.shards)-1)]
+		if j > 0 && !s.mu.TryLock() { // never waited for: two that wait for each other would be stuck
+			continue
+		}
+		old := *s.keys.Load()
+		victim, ok := leastMissed(old)
+		if ok {
+			next := maps.Clone(old)
+			delete(next, victim)
+			s.keys.Store(&next)
+		}
+		if j > 0 {
+			s.mu.Unlock()
+		}
+		if ok {
+			g.evicted.Add(1)
+			g.size.Add(-1)
+			return true
+		}
+	}
+	g.size.Add(-1)
+	return false
 }
 
 // leastMissed returns the key to let go: of the closed breakers, one that was not
@@ -142,16 +170,21 @@ func (g *Group[K]) add(s *shard[K], key K) *Breaker {
 func leastMissed[K comparable](keys map[K]*entry) (victim K, ok bool) {
 	best := 0
 	for k, e := range keys {
-		if !e.breaker.phase.Load().plain {
-			continue
-		}
-		rank := 1
-		if !e.asked.Load() {
-			if s := e.breaker.Stats(); s.Consecutive == 0 && s.Failed == 0 {
-				return k, true
-			}
+		s := e.breaker.Stats()
+		asked := e.asked.Load()
+		rank := 0
+		switch {
+		case s.Overridden:
+		case s.Machine == Closed && !asked && s.Consecutive == 0 && s.Failed == 0:
+			return k, true
+		case s.Machine == Closed && !asked:
+			rank = 3
+		case s.Machine == Closed:
 			rank = 2
-		} else {
+		case s.Machine == Open && s.RemainingDelay == 0 && !asked:
+			rank = 1
+		}
+		if asked {
 			e.asked.Store(false)
 		}
 		if rank > best {

@@ -211,6 +211,7 @@ func (m *model) done(h held, o mettle.Outcome) {
 	default:
 		return
 	}
+	m.advance()
 	m.open(now, rule)
 	m.until = -1 // to be learnt
 }

@@ -33,12 +33,7 @@ type Stats struct {
 func (b *Breaker) Stats() Stats {
 	now := b.clock.Now()
 	ph := b.phase.Load()
-	s := Stats{Generation: ph.gen}
-	if w := ph.counts.rate; w != nil {
-		// Successes in the closed state are counted by the window alone.
-		total, bad := w.Lifetime()
-		s.Succeeded = total - min(bad, total)
-	}
+	s := Stats{Generation: ph.gen, Succeeded: ph.counts.succeeded()}
 	if m := b.more.Load(); m != nil {
 		s.Succeeded += m.succeeded.Load()
 		s.Failures = m.failed[0].Load()

@@ -3,6 +3,8 @@ package timeout
 import (
 	"context"
 	"time"
+
+	"github.com/mettle-go/mettle"
 )
 
 // ErrExceeded is what every failure Is that came after a deadline of this package
@@ -51,6 +53,11 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // Timeout returns true.
 func (e *Error) Timeout() bool { return true }
+
+// Outcome returns [mettle.Timeout], whatever the operation's own error would say. As
+// the cause of a context it tells a time that a policy has set from a deadline that
+// the caller brought along.
+func (e *Error) Outcome() mettle.Outcome { return mettle.Timeout }
 
 // Temporary returns true, as that of [context.DeadlineExceeded] does. It makes an
 // Error a [net.Error], so that code which looks for one does not find that of the

@@ -46,20 +46,14 @@ type Window struct {
 }
 
 // New returns an empty window of the given span, which must be at least [MinSpan],
-// that takes now for the present. Events of an older window (nil: none) count
-// towards Lifetime, but not towards Sum.
-func New(span time.Duration, now int64, older *Window) *Window {
+// that takes now for the present.
+func New(span time.Duration, now int64) *Window {
 	w := &Window{width: int64(span) / Buckets}
 	e := w.epoch(now)
 	w.newest.Store(e)
 	for i := range w.buckets {
 		// A bucket of an epoch that has passed: empty, and replaced when touched.
 		w.buckets[i].Store(pack(e-Buckets, 0, 0))
-	}
-	if older != nil {
-		total, bad := older.Lifetime()
-		w.goneTotal.Store(total)
-		w.goneBad.Store(bad)
 	}
 	return w
 }
@@ -208,7 +202,8 @@ func (w *Window) take(bad, total uint64, swap func() bool) bool {
 
 // Sum returns how many events the window holds at time now, how many of them were
 // bad, and how many are in the newest bucket. With what Add returned, total-newest
-// is the place of one event among all that the window holds.
+// is the place of one event among all that the window holds, unless the newest
+// bucket has changed in between.
 func (w *Window) Sum(now int64) (total, bad, newest int) {
 	// An event that another goroutine counted after now was read belongs in.
 	e := max(w.epoch(now), w.newest.Load())
@@ -227,8 +222,8 @@ func (w *Window) Sum(now int64) (total, bad, newest int) {
 }
 
 // Lifetime returns how many events were ever counted, and how many of them were
-// bad, in this window and those before it. Both never decrease from one call to
-// the next.
+// bad, in this window and those it was resized from. Both never decrease from one
+// call to the next.
 func (w *Window) Lifetime() (total, bad uint64) {
 	for {
 		// In this order: ended never passes begun, so that when they are equal no
@@ -252,7 +247,7 @@ func (w *Window) Lifetime() (total, bad uint64) {
 // bucket's events at the middle of the bucket's time. Events that are counted
 // here meanwhile may be missing there.
 func (w *Window) Resize(span time.Duration, now int64) *Window {
-	r := New(span, now, nil)
+	r := New(span, now)
 	newest := w.newest.Load()
 	present := r.epoch(now)
 	var moved, movedBad uint64

@@ -73,7 +73,7 @@ func TestAgreesWithNaive(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		span := MinSpan + time.Duration(r.Int64N(int64(time.Minute)))
 		now := r.Int64N(1e12) - 5e11
-		w, n := New(span, now, nil), &naive{width: int64(span) / Buckets}
+		w, n := New(span, now), &naive{width: int64(span) / Buckets}
 		for range 500 {
 			switch r.IntN(4) {
 			case 0: // a burst: no time passes
@@ -100,7 +100,7 @@ func FuzzAgreesWithNaive(f *testing.F) {
 			t.Skip()
 		}
 		now := start
-		w, n := New(time.Duration(span), now, nil), &naive{width: span / Buckets}
+		w, n := New(time.Duration(span), now), &naive{width: span / Buckets}
 		for _, b := range steps {
 			now += int64(b>>1) * n.width / 4
 			w.Add(now, b&1 == 1)
@@ -116,7 +116,7 @@ func FuzzAgreesWithNaive(f *testing.F) {
 // Spec: B8, B27
 func TestEpochsDoNotComeRound(t *testing.T) {
 	const round = epochMask + 1
-	w := New(Buckets*time.Second, 0, nil)
+	w := New(Buckets*time.Second, 0)
 	w.Add(3*int64(time.Second), true) // slot 3
 	// One event every 16 buckets, all in slot 0, until slot 3 would look new.
 	for e := int64(16); e < round+16; e += maxGap / 2 / 16 * 16 {
@@ -132,7 +132,7 @@ func TestEpochsDoNotComeRound(t *testing.T) {
 //
 // Spec: B27
 func TestStale(t *testing.T) {
-	w := New(Buckets*time.Second, 0, nil)
+	w := New(Buckets*time.Second, 0)
 	w.Add(0, true)
 	for _, v := range []struct {
 		idle time.Duration
@@ -149,7 +149,7 @@ func TestStale(t *testing.T) {
 //
 // Spec: B27
 func TestFullBucketKeepsRatio(t *testing.T) {
-	w := New(time.Second, 0, nil)
+	w := New(time.Second, 0)
 	const n = 3*countMax + 7
 	for i := range n {
 		w.Add(0, i%4 == 0)
@@ -172,7 +172,7 @@ func TestFullBucketKeepsRatio(t *testing.T) {
 // Spec: B8, B9
 func TestConcurrentRollsLoseNothing(t *testing.T) {
 	const goroutines, rounds = 64, 200
-	w := New(Buckets*time.Second, 0, nil)
+	w := New(Buckets*time.Second, 0)
 	for round := range int64(rounds) {
 		now := round * 20 * int64(time.Second) // past the whole window each time
 		var wg sync.WaitGroup
@@ -201,7 +201,7 @@ func TestConcurrentRollsLoseNothing(t *testing.T) {
 //
 // Spec: B9
 func TestLateEventCounts(t *testing.T) {
-	w := New(Buckets*time.Second, 0, nil)
+	w := New(Buckets*time.Second, 0)
 	w.Add(100*int64(time.Second), false)
 	w.Add(1, true)
 	if total, bad, _ := w.Sum(100 * int64(time.Second)); total != 2 || bad != 1 {
@@ -219,7 +219,7 @@ func TestResize(t *testing.T) {
 		want int
 	}{{16 * time.Second, 16}, {64 * time.Second, 16}, {4 * time.Second, 4}} {
 		t.Run(fmt.Sprint(v.span), func(t *testing.T) {
-			w := New(16*time.Second, 0, nil)
+			w := New(16*time.Second, 0)
 			for i := range int64(16) {
 				w.Add(i*s, i%2 == 0)
 			}
@@ -236,14 +236,14 @@ func TestResize(t *testing.T) {
 }
 
 func BenchmarkAdd(b *testing.B) {
-	w := New(10*time.Second, 0, nil)
+	w := New(10*time.Second, 0)
 	for b.Loop() {
 		w.Add(5, false)
 	}
 }
 
 func BenchmarkSum(b *testing.B) {
-	w := New(10*time.Second, 0, nil)
+	w := New(10*time.Second, 0)
 	for b.Loop() {
 		w.Sum(5)
 	}
