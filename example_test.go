@@ -290,3 +290,19 @@ func ExampleWithCall() {
 	fmt.Println(mettle.CallContext(ctx) == ctx, mettle.Attempt(ctx))
 	// Output: true 3
 }
+
+// A policy that measures its dependency subtracts what a queue of ours took.
+func ExampleWithQueued() {
+	measure := mettle.PolicyFunc(func(ctx context.Context, op func(context.Context) error) error {
+		ctx = mettle.WithQueued(ctx)
+		err := op(ctx)
+		fmt.Println("of that in our own queue:", mettle.Queued(ctx))
+		return err
+	})
+	queue := mettle.PolicyFunc(func(ctx context.Context, op func(context.Context) error) error {
+		mettle.AddQueued(ctx, 20*time.Millisecond) // after having waited
+		return op(ctx)
+	})
+	_ = mettle.Compose(measure, queue).Do(context.Background(), func(context.Context) error { return nil })
+	// Output: of that in our own queue: 20ms
+}

@@ -2,6 +2,7 @@ package mettle
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 )
 
@@ -133,6 +134,30 @@ func CallContext(ctx context.Context) context.Context {
 	return ctx
 }
 
+// WithQueued returns a copy of ctx on which policies further in note, with
+// [AddQueued], how long they kept the call waiting; [Queued] starts at 0. It is for
+// those who write a policy that measures how long a dependency takes, and do not
+// want to blame it for a queue of ours.
+func WithQueued(ctx context.Context) context.Context { return derive(ctx) }
+
+// Queued returns how long policies that were handed ctx, or a context derived from
+// it, kept the call waiting, as far as they noted it. It is 0 on a context that does
+// not come from [WithQueued] or another function of this package.
+func Queued(ctx context.Context) time.Duration {
+	if c := fromContext(ctx); c != nil {
+		return time.Duration(c.queued.Load())
+	}
+	return 0
+}
+
+// AddQueued notes that a policy kept the call of ctx waiting for d, in a queue of its
+// own, before the operation. It is for those who write such a policy.
+func AddQueued(ctx context.Context, d time.Duration) {
+	for c := fromContext(ctx); c != nil; c = c.outer {
+		c.queued.Add(int64(d))
+	}
+}
+
 // callCtx is all that the policies tell one another through a context, in one
 // node, so that one walk up the chain finds everything.
 type callCtx struct {
@@ -140,6 +165,8 @@ type callCtx struct {
 	attempt int             // 0: outside a retry
 	trace   *Trace          // nil: nobody listens
 	call    context.Context // what the outermost retry was entered with; nil: no retry yet
+	outer   *callCtx        // the next node up the chain
+	queued  atomic.Int64    // nanoseconds noted by AddQueued here or further in
 }
 
 type callKey struct{}
@@ -160,7 +187,7 @@ func fromContext(ctx context.Context) *callCtx {
 func derive(ctx context.Context) *callCtx {
 	c := &callCtx{Context: ctx}
 	if old := fromContext(ctx); old != nil {
-		c.attempt, c.trace, c.call = old.attempt, old.trace, old.call
+		c.attempt, c.trace, c.call, c.outer = old.attempt, old.trace, old.call, old
 	}
 	return c
 }

@@ -243,3 +243,29 @@ func TestContextAllocations(t *testing.T) {
 		}
 	}
 }
+
+// Time in a queue is noted on every context it was derived from, so that each policy
+// that measures learns of the waits inside it and of no others.
+//
+// Spec: B22 (part)
+func TestQueued(t *testing.T) {
+	outer := mettle.WithQueued(context.Background())
+	mettle.AddQueued(outer, time.Second)
+	attempt := mettle.WithAttempt(outer, 1)
+	inner := mettle.WithQueued(attempt)
+	mettle.AddQueued(context.WithValue(inner, struct{}{}, 1), time.Minute)
+	mettle.AddQueued(context.Background(), time.Hour) // nobody measures
+	for name, v := range map[string]struct {
+		ctx  context.Context
+		want time.Duration
+	}{
+		"outer":   {outer, time.Minute + time.Second},
+		"attempt": {attempt, time.Minute},
+		"inner":   {inner, time.Minute},
+		"none":    {context.Background(), 0},
+	} {
+		if got := mettle.Queued(v.ctx); got != v.want {
+			t.Errorf("%s: Queued = %v, want %v", name, got, v.want)
+		}
+	}
+}
