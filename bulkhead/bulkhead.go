@@ -11,7 +11,7 @@
 // In a pipeline a bulkhead belongs inside a breaker, so that calls which the breaker
 // refuses take no slot, and outside the timeout of an attempt, so that the time in the
 // queue is not taken for slowness of the dependency. A refusal is ignored by a breaker
-// around it and costs it no probe.
+// around it and costs it no probe, and so is a wait that the context ended.
 package bulkhead
 
 import (
@@ -83,8 +83,10 @@ func New(c Config) *Bulkhead {
 // Do runs op in a slot of its own and gives the slot back when op has ended, be it by
 // a panic or [runtime.Goexit]. It returns op's error, or, without having run op:
 //
-//   - [context.Cause] of ctx, when ctx was done on entry or ended while the call
-//     waited for a slot;
+//   - [context.Cause] of ctx, when ctx was done on entry;
+//   - an error that wraps the cause, when ctx ended while the call waited for a slot.
+//     Its Outcome is [mettle.Ignored], be it the end of the caller's time or of a
+//     timeout's: it passed in a queue of ours, and what is behind that is not to blame;
 //   - a [*FullError], when there was neither a slot nor room to wait, or no slot came
 //     free within MaxWait.
 func (b *Bulkhead) Do(ctx context.Context, op func(context.Context) error) error {
@@ -121,7 +123,8 @@ func (b *Bulkhead) run(ctx context.Context, next mettle.Policy, op func(context.
 
 // Acquire takes a slot for work that is not one function call, such as a stream. It
 // waits and refuses as Do does, with the same errors, and returns the zero Permit
-// with them. The caller must Release the permit.
+// with them: the cause of a ctx that ended during the wait is to be looked for with
+// [errors.Is]. The caller must Release the permit.
 func (b *Bulkhead) Acquire(ctx context.Context) (Permit, error) {
 	if ctx.Err() != nil {
 		return Permit{}, context.Cause(ctx)

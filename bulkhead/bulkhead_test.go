@@ -307,7 +307,7 @@ func TestContextEndsAWait(t *testing.T) {
 				ctx, cancel := derive()
 				defer cancel()
 				start := time.Now()
-				if err := b.Do(ctx, noop); err != cause || time.Since(start) != time.Second {
+				if err := b.Do(ctx, noop); !errors.Is(err, cause) || time.Since(start) != time.Second {
 					t.Errorf("got %v after %v", err, time.Since(start))
 				}
 				if s := b.Stats(); s.Refused != 0 || s.Waits != 1 || s.Waited != time.Second {
@@ -315,6 +315,65 @@ func TestContextEndsAWait(t *testing.T) {
 				}
 				held[0].Release()
 				wantIdle(t, b)
+			})
+		})
+	}
+}
+
+// slow is the cause of a context that ended by a timeout of a policy's, which says of
+// itself that a dependency took too long.
+type slow struct{}
+
+func (slow) Error() string           { return "too slow" }
+func (slow) Outcome() mettle.Outcome { return mettle.Timeout }
+
+// A deadline that passed in our own queue once came back as it was. It passed for a
+// timeout of the dependency, so that ten impatient callers opened the breaker around the
+// bulkhead although nobody had called.
+//
+// Spec: K2, P8
+func TestTimeInTheQueueIsNotTheDependencys(t *testing.T) {
+	for name, tc := range map[string]struct {
+		derive func() (context.Context, context.CancelFunc)
+		cause  error
+	}{
+		"the caller's deadline": {func() (context.Context, context.CancelFunc) {
+			return context.WithTimeout(bg, time.Second)
+		}, context.DeadlineExceeded},
+		"a timeout's deadline": {func() (context.Context, context.CancelFunc) {
+			return context.WithTimeoutCause(bg, time.Second, slow{})
+		}, slow{}},
+		"cancelled": {func() (context.Context, context.CancelFunc) {
+			ctx, cancel := context.WithCancel(bg)
+			time.AfterFunc(time.Second, cancel)
+			return ctx, cancel
+		}, context.Canceled},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := bulkhead.New(bulkhead.Config{Name: "db", Limit: 1, MaxWait: time.Minute})
+				hold(t, b, 1)
+				for way, enter := range map[string]func(context.Context) error{
+					"Do":       func(ctx context.Context) error { return b.Do(ctx, noop) },
+					"pipeline": func(ctx context.Context) error { return mettle.Compose(b).Do(ctx, noop) },
+					"Acquire":  func(ctx context.Context) error { _, err := b.Acquire(ctx); return err },
+				} {
+					ctx, cancel := tc.derive()
+					err := enter(ctx)
+					cancel()
+					if !errors.Is(err, tc.cause) || errors.Is(err, mettle.ErrRejected) {
+						t.Errorf("%s: got %v, want the cause, and no refusal", way, err)
+					}
+					// A classifier may be asked with another context than the one that ended.
+					for _, asked := range []context.Context{bg, ctx} {
+						if got := mettle.Classify(asked, err); got != mettle.Ignored {
+							t.Errorf("%s: %v is a %v, want it ignored", way, err, got)
+						}
+					}
+					if want := fmt.Sprintf(`bulkhead: "db": no slot before the context ended: %v`, tc.cause); err.Error() != want {
+						t.Errorf("%s: got %q, want %q", way, err, want)
+					}
+				}
 			})
 		})
 	}
@@ -334,7 +393,7 @@ func TestContextThatEndsAsTheWaitExpires(t *testing.T) {
 		ctx.ended.Store(true)
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if waiter.err != context.Canceled || b.Stats().Refused != 0 {
+		if !errors.Is(waiter.err, context.Canceled) || b.Stats().Refused != 0 {
 			t.Errorf("got %v, %+v", waiter.err, b.Stats())
 		}
 		held[0].Release()
@@ -430,7 +489,7 @@ func cancelAtGrant(t *testing.T, b *bulkhead.Bulkhead, how int) bool {
 		}
 		second.permit.Release()
 		synctest.Wait()
-	} else if second.err != context.Canceled {
+	} else if !errors.Is(second.err, context.Canceled) {
 		t.Fatal(second.err)
 	}
 	if !third.isDone() || third.err != nil {
@@ -714,7 +773,7 @@ func TestWaitHookChangesTheBulkhead(t *testing.T) {
 		}
 		held = hold(t, b, 1)
 		hook = func() { held[0].Release(); cancel() }
-		if err := b.Do(ctx, noop); err != context.Canceled {
+		if err := b.Do(ctx, noop); !errors.Is(err, context.Canceled) {
 			t.Errorf("cancelled meanwhile: got %v", err)
 		}
 		wantIdle(t, b)

@@ -44,6 +44,25 @@ func (e *FullError) Is(target error) bool {
 	return target == ErrFull || target == mettle.ErrRejected
 }
 
+// endedError is the end of a wait by its context. That may have been a deadline, which
+// [mettle.Classify] would take for the slowness of a dependency that has not been asked:
+// a breaker outside would open because our own queue is long.
+type endedError struct {
+	name  string // of the bulkhead
+	cause error
+}
+
+func (e *endedError) Error() string {
+	name := ""
+	if e.name != "" {
+		name = fmt.Sprintf("%q: ", e.name)
+	}
+	return fmt.Sprintf("bulkhead: %sno slot before the context ended: %v", name, e.cause)
+}
+
+func (e *endedError) Unwrap() error         { return e.cause }
+func (*endedError) Outcome() mettle.Outcome { return mettle.Ignored }
+
 // refusals holds the errors for one Limit, made ahead so that a refusal allocates
 // nothing.
 type refusals struct {

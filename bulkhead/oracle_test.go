@@ -147,9 +147,9 @@ func (c *call) outcome() string {
 		return "late"
 	case errors.As(a.err, &full):
 		return "full"
-	case a.err == context.Canceled:
+	case errors.Is(a.err, context.Canceled):
 		return "cancelled"
-	case a.err == context.DeadlineExceeded:
+	case errors.Is(a.err, context.DeadlineExceeded):
 		return "deadline"
 	default:
 		return a.err.Error()

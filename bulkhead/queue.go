@@ -142,7 +142,7 @@ func (b *Bulkhead) room(limit int) int {
 }
 
 // take takes a slot, waiting for it if need be, or returns why there is none: a
-// refusal, or the cause of a context that ended during the wait. It does not look at
+// refusal, or the end of the context during the wait. It does not look at
 // the context of a call that finds a slot free.
 func (b *Bulkhead) take(ctx context.Context) error {
 	if b.tryTake() {
@@ -186,7 +186,7 @@ func (b *Bulkhead) wait(ctx context.Context) error {
 		if entered {
 			b.release()
 		}
-		return context.Cause(ctx)
+		return &endedError{b.name, context.Cause(ctx)}
 	}
 	if !entered {
 		return b.refuse(ctx, &b.expired, &b.refusals.Load().late)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -214,6 +215,87 @@ func TestFullBulkheadCostsNoProbe(t *testing.T) {
 		}
 		if s := br.State(); s != breaker.Closed {
 			t.Errorf("state %v, want closed", s)
+		}
+	})
+}
+
+// Ten callers whose patience ended in our own queue once opened the breaker around it,
+// as ten timeouts of a dependency that had not been asked once.
+//
+// Spec: P8, K2, B20
+func TestImpatienceInTheQueueOpensNoBreaker(t *testing.T) {
+	for name, impatient := range map[string]func() (mettle.Policy, context.Context, context.CancelFunc){
+		"callers": func() (mettle.Policy, context.Context, context.CancelFunc) {
+			ctx, cancel := context.WithTimeout(bg, 100*time.Millisecond)
+			return mettle.Compose(), ctx, cancel
+		},
+		"attempts": func() (mettle.Policy, context.Context, context.CancelFunc) {
+			return timeout.New(timeout.Config{After: 100 * time.Millisecond}), bg, func() {}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				br := breaker.New(breaker.Config{Consecutive: 3})
+				bh := bulkhead.New(bulkhead.Config{Limit: 1, MaxQueue: 10, MaxWait: time.Minute})
+				permit, err := bh.Acquire(bg)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer permit.Release()
+				var all sync.WaitGroup
+				for range 10 {
+					all.Go(func() {
+						limit, ctx, cancel := impatient()
+						defer cancel()
+						err := mettle.Compose(br, limit, bh).Do(ctx, func(context.Context) error {
+							t.Error("op runs without a slot")
+							return nil
+						})
+						if !errors.Is(err, context.DeadlineExceeded) {
+							t.Errorf("got %v, want that the time was up", err)
+						}
+					})
+				}
+				all.Wait()
+				if s := br.Stats(); s.State != breaker.Closed || s.Timeouts != 0 || s.Ignored != 10 {
+					t.Errorf("breaker: %v, %d timeouts, %d ignored; want closed, 0, 10", s.State, s.Timeouts, s.Ignored)
+				}
+			})
+		})
+	}
+}
+
+// The first attempt fails, the second gets no slot within its time. A retry tells of the
+// failure: the queue was only the reason that there was nothing worse.
+//
+// Spec: R4, K2
+func TestQueueHidesNoFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		boom := errors.New("boom")
+		bh := bulkhead.New(bulkhead.Config{Limit: 1, MaxWait: time.Minute})
+		p := mettle.Compose(retry.New(retry.Config{}), timeout.New(timeout.Config{After: time.Second}), bh)
+		var others sync.WaitGroup
+		runs := 0
+		err := p.Do(bg, func(context.Context) error {
+			runs++
+			others.Go(func() { // takes the slot as soon as it is free
+				permit, err := bh.Acquire(bg)
+				if err != nil {
+					t.Error(err)
+				}
+				time.Sleep(time.Hour)
+				permit.Release()
+			})
+			synctest.Wait()
+			return boom
+		})
+		others.Wait()
+		var e *retry.Error
+		if runs != 1 || !errors.As(err, &e) || e.Last != boom || e.Attempts != 2 || !errors.Is(e.Reason, timeout.ErrExceeded) {
+			t.Errorf("op ran %d times; got %v, want boom, and why it was not tried again", runs, err)
+		}
+		if o := mettle.Classify(bg, err); o != mettle.Failure {
+			t.Errorf("outcome %v, want failure", o)
 		}
 	})
 }
