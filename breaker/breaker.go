@@ -31,6 +31,7 @@ import (
 
 	"github.com/mettle-go/mettle"
 	"github.com/mettle-go/mettle/internal/clock"
+	"github.com/mettle-go/mettle/internal/inflight"
 	"github.com/mettle-go/mettle/internal/window"
 )
 
@@ -52,6 +53,8 @@ type Breaker struct {
 
 	mu         sync.Mutex // held to replace phase, and for the probes' leases; never over a hook
 	delivering bool       // guarded by mu: somebody is telling the events
+
+	opened *atomic.Uint64 // of the group it belongs to, counts openings; nil: nobody counts
 
 	// What a healthy call does not touch is made when first needed. It keeps an idle
 	// breaker small, and the counting of failures and refusals off the line above.
@@ -129,6 +132,11 @@ func (b *Breaker) run(ctx context.Context, next mettle.Policy, op func(context.C
 	if err := b.acquire(ctx, &p); err != nil {
 		return err
 	}
+	if next != nil && p.phase.set.slowCall > 0 {
+		// There may be a queue of ours inside, whose time is not the dependency's.
+		ctx = mettle.WithQueued(ctx)
+		p.ctx, p.queued = ctx, true
+	}
 	returned := false
 	defer func() {
 		if !returned {
@@ -162,27 +170,66 @@ func (b *Breaker) Acquire(ctx context.Context) (Permit, error) {
 // copies to show.
 func (b *Breaker) acquire(ctx context.Context, p *Permit) error {
 	ph := b.phase.Load()
+	if ph.set.slowCall > 0 && ph.state == Closed {
+		b.lookForHung(ctx, ph)
+		ph = b.phase.Load()
+	}
 	if !ph.plain {
 		return b.acquireSlow(ctx, p)
 	}
 	p.b, p.ctx, p.phase = b, ctx, ph
-	if ph.set.slowCall > 0 {
-		p.time(true)
-	} else {
-		_, deadline := ctx.Deadline()
-		p.time(deadline)
-	}
+	_, deadline := ctx.Deadline()
+	p.time(deadline)
 	return nil
+}
+
+// lookForHung opens the breaker if calls in flight that are slow by now, together
+// with those that were, make the rule on slow calls hold: a dependency that hangs is
+// found out before the first of its calls has timed out. One call alone that hangs
+// is no evidence; a stream may be meant to last.
+func (b *Breaker) lookForHung(ctx context.Context, ph *phase) {
+	c, now := ph.counts.slow, b.clock.Now()
+	due := c.due.Load()
+	if now < due || !c.due.CompareAndSwap(due, now+int64(c.flying.Width())) {
+		return
+	}
+	hung := c.flying.Older(now, ph.set.slowCall, ph.set.probeTimeout)
+	if hung < 2 || c.calls.Stale(now) {
+		return
+	}
+	calls, bad, _ := c.calls.Sum(now)
+	calls, bad = calls+hung, bad+hung
+	if ph.set.holds(calls, bad, ph.set.slowUnits) {
+		b.open(ctx, ph.gen, Change{Rule: RuleSlowRate, Calls: calls, Bad: bad, Hung: hung, Window: ph.set.window})
+	}
+}
+
+// holds reports whether a rule on a rate holds: enough calls, and enough of them bad.
+func (s *settings) holds(calls, bad int, units int64) bool {
+	return units > 0 && calls >= s.minCalls && int64(bad)*rateUnit >= units*int64(calls)
 }
 
 // time notes when the call begins, where that matters: to the rule on slow calls, and
 // to tell whether a deadline of the caller's gave the dependency a fair time. Other
 // calls do not pay for the clock.
 func (p *Permit) time(deadline bool) {
-	if deadline || p.phase.set.slowCall > 0 {
-		p.timed = true
-		p.begun = p.b.clock.Now()
+	if !deadline && p.phase.set.slowCall == 0 {
+		return
 	}
+	p.timed = true
+	p.begun = p.b.clock.Now()
+	if f := p.flying(); f != nil {
+		f.Begin(p.begun)
+	}
+}
+
+// flying returns where the call is counted while it is in flight, nil for nowhere:
+// probes have leases instead.
+func (p *Permit) flying() *inflight.Ages {
+	if s := p.phase.counts.slow; s != nil && p.lease == 0 && !p.free {
+		return s.flying
+	}
+	return nil
 }
 
 // Permit is the admission of one call. The zero Permit is harmless. A Permit must
@@ -196,6 +243,9 @@ type Permit struct {
 	lease uint64 // of a probe; 0: none
 	timed bool
 	free  bool // admitted by an override alone: its outcome counts for nothing
+	// queued says that ctx is our own and tells how long a queue of ours inside kept
+	// the call waiting.
+	queued bool
 }
 
 // Done reports how the call ended: err is its error, nil for success. What that
@@ -231,7 +281,7 @@ func (p *Permit) done(err error) {
 func (b *Breaker) healthy(p *Permit) bool {
 	ph := b.phase.Load()
 	c := ph.counts
-	if ph.gen != p.phase.gen || ph.set.slowCall > 0 || p.lease != 0 || p.free {
+	if ph.gen != p.phase.gen || ph.set.slowCall > 0 || p.phase.counts.slow != nil || p.lease != 0 || p.free {
 		return false
 	}
 	if c.rate != nil && !c.rate.AddGood(b.clock.Now(), ph.set.minCalls) {
@@ -273,12 +323,15 @@ func (b *Breaker) classify(p *Permit, err error) (o mettle.Outcome, asked time.D
 // hurried reports whether a call that timed out did so because its caller had less
 // than a fair time to give: then that says nothing of the dependency.
 func (p *Permit) hurried() bool {
-	return p.timed && time.Duration(p.b.clock.Now()-p.begun) < p.phase.set.fairTime() && callerTimedOut(p.ctx)
+	return p.timed && p.took(p.b.clock.Now()) < p.phase.set.fairTime() && callerTimedOut(p.ctx)
 }
 
 // settle counts the outcome of p's call, once. The admission's own configuration
 // says what was slow, the one in force which rules hold.
 func (b *Breaker) settle(p *Permit, o mettle.Outcome, asked time.Duration, err error) {
+	if f := p.flying(); f != nil {
+		f.End(p.begun)
+	}
 	ph := b.phase.Load()
 	if ph.gen != p.phase.gen {
 		b.rest().stale.Add(1)
@@ -289,7 +342,7 @@ func (b *Breaker) settle(p *Permit, o mettle.Outcome, asked time.Duration, err e
 		now = b.clock.Now()
 	}
 	limit := p.phase.set.slowCall
-	slow := limit > 0 && time.Duration(now-p.begun) >= limit
+	slow := limit > 0 && p.took(now) >= limit
 	switch {
 	case p.lease != 0:
 		b.settleProbe(p, o, slow, asked, err)
@@ -301,6 +354,15 @@ func (b *Breaker) settle(p *Permit, o mettle.Outcome, asked time.Duration, err e
 		}
 		b.count(p, ph, now, o.Failed(), slow, err)
 	}
+}
+
+// took returns how long a timed call has taken, less what a queue of ours took of it.
+func (p *Permit) took(now int64) time.Duration {
+	d := time.Duration(now - p.begun)
+	if p.queued {
+		d -= mettle.Queued(p.ctx)
+	}
+	return d
 }
 
 // callerTimedOut reports whether the deadline of the caller itself has passed, and
@@ -362,7 +424,7 @@ func (b *Breaker) count(p *Permit, ph *phase, now int64, failed, slow bool, err 
 	if b.judge(p, ph, c.rate, now, failed, Change{Rule: RuleFailureRate, Err: err}) || c.slow == nil {
 		return
 	}
-	b.judge(p, ph, c.slow, now, slow, Change{Rule: RuleSlowRate, Err: err})
+	b.judge(p, ph, c.slow.calls, now, slow, Change{Rule: RuleSlowRate, Err: err})
 }
 
 // judge counts a call in a window, opens the breaker if the window's rule now
@@ -383,7 +445,7 @@ func (b *Breaker) judge(p *Permit, ph *phase, w *window.Window, now int64, bad b
 	if place := calls - newest + in; !bad && place != ph.set.minCalls {
 		return false
 	}
-	if units == 0 || calls < ph.set.minCalls || int64(failed)*rateUnit < units*int64(calls) {
+	if !ph.set.holds(calls, failed, units) {
 		return false
 	}
 	c.Calls, c.Bad = calls, failed

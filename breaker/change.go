@@ -44,6 +44,7 @@ const (
 	RuleProbeSucceeded Rule = "probes-succeeded" // Successes probes did
 	RuleProbeFailed    Rule = "probe-failed"     // a probe failed, or was slow
 	RuleProbeTimeout   Rule = "probe-timeout"    // a probe did not report within ProbeTimeout
+	RuleBreadth        Rule = "breadth"          // a group's Breadth was reached
 	RuleTrip           Rule = "trip"             // Trip was called
 	RuleReset          Rule = "reset"            // Reset was called
 	RuleForced         Rule = "forced"           // an override began
@@ -57,10 +58,13 @@ type Change struct {
 	Rule     Rule
 	// Calls, Bad and Window are the evidence of a rule on a rate: so many of the
 	// calls in the window failed (or were slow). Of RuleConsecutive, Bad is the
-	// number of failures in a row. Of RuleProbeSucceeded, Calls is the number of
-	// successes. Zero where the rule does not count.
+	// number of failures in a row. Of RuleBreadth, both count keys. Of
+	// RuleProbeSucceeded, Calls is the number of successes. Zero where the rule does
+	// not count.
 	Calls, Bad int
 	Window     time.Duration
+	// Hung is how many of the Bad ones of RuleSlowRate are still in flight.
+	Hung int
 	// Delay is how long the breaker will stay open, when To is Open and that is known.
 	Delay time.Duration
 	// Err is the failure that opened the breaker, nil if none did. It may hold
@@ -98,6 +102,9 @@ func (c Change) why() string {
 		s = fmt.Sprintf("%d of %d calls in %v failed", c.Bad, c.Calls, c.Window)
 	case RuleSlowRate:
 		s = fmt.Sprintf("%d of %d calls in %v were slow", c.Bad, c.Calls, c.Window)
+		if c.Hung > 0 {
+			s += fmt.Sprintf(", %d of them in flight", c.Hung)
+		}
 	case RuleConsecutive:
 		s = fmt.Sprintf("%d failures in a row", c.Bad)
 	case RuleProbeDue:
@@ -108,6 +115,8 @@ func (c Change) why() string {
 		s = "a probe failed"
 	case RuleProbeTimeout:
 		s = "a probe did not report in time"
+	case RuleBreadth:
+		s = fmt.Sprintf("%d of %d keys are open", c.Bad, c.Calls)
 	case RuleTrip:
 		s = "tripped by hand"
 	case RuleReset:

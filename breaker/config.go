@@ -62,8 +62,15 @@ type Config struct {
 	Consecutive int
 
 	// SlowCall is the duration from which a call is slow, whether it succeeds or
-	// not. Zero or negative: no rule on slow calls, since only the caller knows what
-	// slow is. The rule costs every call a second clock read.
+	// not, and from which one that is still in flight counts as slow already, so that
+	// a dependency that hangs is found out before its calls time out. What a bulkhead
+	// inside notes as time in its queue is not the dependency's (but a call that is
+	// still in that queue is in flight: let SlowCall be more than its MaxWait). The
+	// rule costs a call a second clock read, and in a pipeline one allocation.
+	// Zero or negative: no rule on slow calls, since only the caller knows what slow is.
+	//
+	// A call that the caller's own deadline ends counts only when it had at least
+	// SlowCall, or 50 ms where that is off: a caller in a hurry proves nothing.
 	SlowCall time.Duration
 	// SlowRate opens the breaker when at least this share of the calls in the window
 	// was slow, above 0 and at most 1. Zero: 0.5. Negative: no rule.

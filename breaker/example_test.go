@@ -97,3 +97,26 @@ func ExampleGroup_By() {
 	fmt.Println(hosts.Get("a.example").State(), hosts.Get("b.example").State())
 	// Output: open closed
 }
+
+// The shards of one database share what is beneath them: when enough of them are
+// down, it is the database.
+func ExampleGroup_Whole() {
+	shards := breaker.NewGroup[string](breaker.GroupConfig{
+		Config:  breaker.Config{Name: "db", Consecutive: 1},
+		Breadth: 0.5, MinKeys: 2,
+	})
+	p := mettle.Compose(shards.By(func(ctx context.Context) string {
+		shard, _ := ctx.Value(hostKey{}).(string)
+		return shard
+	}))
+	for _, shard := range []string{"s1", "s2"} {
+		ctx := context.WithValue(context.Background(), hostKey{}, shard)
+		_ = p.Do(ctx, func(context.Context) error { time.Sleep(25 * time.Millisecond); return errors.New("down") })
+	}
+	ctx := context.WithValue(context.Background(), hostKey{}, "s3")
+	fmt.Println(p.Do(ctx, func(context.Context) error { return nil }))
+	fmt.Println(shards.Whole().State())
+	// Output:
+	// breaker: "db" is open: 2 of 2 keys are open
+	// open
+}

@@ -7,14 +7,17 @@ import (
 	"hash/maphash"
 	"iter"
 	"maps"
+	"math"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/mettle-go/mettle"
 )
 
 const (
 	defaultMaxKeys = 10_000
+	defaultMinKeys = 5
 	// A shard's map is copied whole when a key is added, so shards are kept small;
 	// past maxShards it is the number of locks that no longer matters.
 	keysPerShard = 32
@@ -28,13 +31,32 @@ type GroupConfig struct {
 	Config Config
 	// MaxKeys bounds how many breakers the group keeps. Zero: 10,000.
 	MaxKeys int
+
+	// Breadth opens the group as a whole when at least this share of its keys, and at
+	// least MinKeys of them, hold calls back at the same time: then it is what the
+	// keys have in common that is down. A probe of any key then finds out whether it
+	// is back. The rule is for keys that share a dependency, such as the shards of one
+	// database, and not for hosts that have nothing in common. At most 1.
+	// Zero or negative: no such rule.
+	Breadth float64
+	// MinKeys is how many keys must hold calls back for Breadth. Zero: 5.
+	MinKeys int
 }
 
 // Validate reports every field that [NewGroup] would refuse, or nil.
 func (c GroupConfig) Validate() error {
 	err := c.Config.Validate()
+	bad := func(field string, value any, want string) {
+		err = errors.Join(err, fmt.Errorf("breaker: %s is %v, must be %s", field, value, want))
+	}
 	if c.MaxKeys < 0 {
-		err = errors.Join(err, fmt.Errorf("breaker: MaxKeys is %d, must be positive, or zero for the default", c.MaxKeys))
+		bad("MaxKeys", c.MaxKeys, "positive, or zero for the default")
+	}
+	if math.IsNaN(c.Breadth) || math.IsInf(c.Breadth, -1) || c.Breadth > 1 {
+		bad("Breadth", c.Breadth, "above 0 and at most 1, or zero or negative for no rule")
+	}
+	if c.MinKeys < 0 {
+		bad("MinKeys", c.MinKeys, "positive, or zero for the default")
 	}
 	return err
 }
@@ -56,6 +78,7 @@ type Group[K comparable] struct {
 	shards  []shard[K]
 
 	size               atomic.Int64 // how many keys all shards hold, those being added included
+	whole              *whole       // nil: no rule on Breadth
 	evicted, untracked atomic.Uint64
 	labels             [4][]mettle.Label // without a state, and by State
 }
@@ -92,6 +115,10 @@ func NewGroup[K comparable](c GroupConfig) *Group[K] {
 	for i := range g.shards {
 		g.shards[i].keys.Store(&map[K]*entry{})
 	}
+	if c.Breadth > 0 {
+		orDefault(&c.MinKeys, defaultMinKeys)
+		g.whole = newWhole(c)
+	}
 	series := newSeries(g.name)
 	g.labels = [4][]mettle.Label{series.policy, series.states[0], series.states[1], series.states[2]}
 	return g
@@ -115,6 +142,9 @@ func (g *Group[K]) Get(key K) *Breaker {
 // add makes the breaker of a key that shard i did not have.
 func (g *Group[K]) add(i int, key K) *Breaker {
 	fresh := newBreaker(g.set, fmt.Sprintf("%s[%v]", g.name, key)) // outside the lock: it may run the key's String
+	if g.whole != nil {
+		fresh.opened = &g.whole.opened
+	}
 	s := &g.shards[i]
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -218,34 +248,109 @@ func (g *Group[K]) All() iter.Seq2[K, *Breaker] {
 }
 
 // By returns a policy that runs each call under the breaker of its key, which key
-// finds in the call's context. A panic in key goes to the caller before anything is
-// held. A nil key panics.
+// finds in the call's context, and under the rule on Breadth if there is one. A panic
+// in key goes to the caller, and no call is counted. A nil key panics.
 func (g *Group[K]) By(key func(context.Context) K) mettle.Policy {
 	if key == nil {
 		panic("breaker: Group.By: key is nil")
 	}
-	return &keyed[K]{g: g, key: key}
+	return g.by(key, nil)
+}
+
+func (g *Group[K]) by(key func(context.Context) K, next mettle.Policy) mettle.Policy {
+	p := &keyed[K]{g: g, key: key, next: next}
+	p.inner = (*each[K])(p)
+	if g.whole != nil {
+		p.inner = g.whole.breaker.Wrap(p.inner)
+	}
+	return p
 }
 
 // keyed is a group with a way to find the key; next is nil until it is wrapped.
 type keyed[K comparable] struct {
-	g    *Group[K]
-	key  func(context.Context) K
-	next mettle.Policy
+	g     *Group[K]
+	key   func(context.Context) K
+	next  mettle.Policy
+	inner mettle.Policy // what Do runs: each, under the breaker of the whole if there is one
 }
 
 func (p *keyed[K]) Do(ctx context.Context, op func(context.Context) error) error {
 	if p.next == nil && ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	err := p.inner.Do(ctx, op)
+	if p.g.whole != nil {
+		p.g.judge()
+	}
+	return err
+}
+
+func (p *keyed[K]) Wrap(next mettle.Policy) mettle.Policy { return p.g.by(p.key, next) }
+
+func (p *keyed[K]) Observe(yield func(mettle.Metric) bool) { p.g.Observe(yield) }
+
+// each runs a call under the breaker of its key.
+type each[K comparable] keyed[K]
+
+func (p *each[K]) Do(ctx context.Context, op func(context.Context) error) error {
 	return p.g.Get(p.key(ctx)).run(ctx, p.next, op)
 }
 
-func (p *keyed[K]) Wrap(next mettle.Policy) mettle.Policy {
-	return &keyed[K]{p.g, p.key, next}
+// whole is the rule on Breadth.
+type whole struct {
+	breaker *Breaker // around the breakers of all keys; it opens by this rule alone
+	breadth float64
+	minKeys int
+
+	opened atomic.Uint64 // how often a breaker of a key has opened
+	seen   atomic.Uint64 // what opened was when the keys were last counted
+	next   atomic.Int64  // when they may be counted again
 }
 
-func (p *keyed[K]) Observe(yield func(mettle.Metric) bool) { p.g.Observe(yield) }
+func newWhole(c GroupConfig) *whole {
+	own := c.Config
+	own.FailureRate, own.Consecutive, own.SlowCall = -1, -1, -1
+	return &whole{breaker: New(own), breadth: c.Breadth, minKeys: c.MinKeys}
+}
+
+// Whole returns the breaker that [GroupConfig.Breadth] opens, nil without that rule.
+// It has the name and the delays of Config. It governs the policies of [Group.By];
+// who asks [Group.Get] for a breaker asks this one himself.
+func (g *Group[K]) Whole() *Breaker {
+	if g.whole == nil {
+		return nil
+	}
+	return g.whole.breaker
+}
+
+// judge opens the group as a whole if enough keys hold calls back. They are counted
+// only when another one has opened, and not more often than now and then, because
+// that takes time when they are many.
+func (g *Group[K]) judge() {
+	const pause = int64(20 * time.Millisecond)
+	w := g.whole
+	opened := w.opened.Load()
+	if opened == w.seen.Load() || !w.breaker.phase.Load().plain {
+		return
+	}
+	now, next := w.breaker.clock.Now(), w.next.Load()
+	if now < next || !w.next.CompareAndSwap(next, now+pause) {
+		return
+	}
+	w.seen.Store(opened)
+	keys, bad := 0, 0
+	for _, b := range g.All() {
+		keys++
+		// Not those whose delay is over: they are open because nobody has asked
+		// since, which says nothing of now.
+		if b.RemainingDelay() > 0 {
+			bad++
+		}
+	}
+	if bad >= w.minKeys && float64(bad) >= w.breadth*float64(keys) {
+		w.breaker.trip(Change{Rule: RuleBreadth, Calls: keys, Bad: bad})
+	}
+}
 
 // Observe yields metrics of the group as a whole, so that their number does not
 // grow with the keys; see [mettle.Observable]. A breaker of [Group.All] yields its own.
@@ -262,11 +367,14 @@ func (g *Group[K]) Observe(yield func(mettle.Metric) bool) {
 			return
 		}
 	}
-	_ = yield(mettle.Metric{
+	more := yield(mettle.Metric{
 		Kind: mettle.Counter, Name: "mettle.breaker.group.evicted", Unit: "{key}",
 		Help: "Keys that made room for others.", Labels: g.labels[0], Value: float64(g.evicted.Load()),
 	}) && yield(mettle.Metric{
 		Kind: mettle.Counter, Name: "mettle.breaker.group.untracked", Unit: "{call}",
 		Help: "Calls whose key found no room.", Labels: g.labels[0], Value: float64(g.untracked.Load()),
 	})
+	if more && g.whole != nil {
+		g.whole.breaker.Observe(yield)
+	}
 }

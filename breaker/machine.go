@@ -273,6 +273,9 @@ func (t *turn) publish(next *phase, c Change) {
 	}
 	m := t.b.rest()
 	m.changed(to)
+	if to == Open && t.b.opened != nil {
+		t.b.opened.Add(1)
+	}
 	c.Name, c.From, c.To = next.set.name, from, to
 	if until := next.shownUntil(); to == Open && c.Delay == 0 && until != forever {
 		c.Delay = remaining(until, t.now)
@@ -292,6 +295,9 @@ func (b *Breaker) renew(now int64) *phase {
 		next := *ph
 		next.counts = newCounts(ph.set, now, ph.counts)
 		next.counts.run.Store(ph.counts.run.Load())
+		if s := next.counts.slow; s != nil {
+			s.flying = ph.counts.slow.flying
+		}
 		t.publish(&next, Change{})
 	}
 	t.end(nil)

@@ -185,20 +185,7 @@ func (m *model) done(h held, o mettle.Outcome) {
 	if m.run++; !failed {
 		m.run = 0
 	}
-	width := int64(m.window) / window.Buckets
-	var total, bad, slows int64
-	for _, c := range m.calls {
-		if now/width-c.at/width >= window.Buckets {
-			continue
-		}
-		total++
-		if c.bad {
-			bad++
-		}
-		if c.slow {
-			slows++
-		}
-	}
+	total, bad, slows := m.sum(now)
 	enough := total >= int64(m.minCalls)
 	var rule Rule
 	switch {
@@ -214,6 +201,53 @@ func (m *model) done(h held, o mettle.Outcome) {
 	m.advance()
 	m.open(now, rule)
 	m.until = -1 // to be learnt
+}
+
+// sum counts what the window holds.
+func (m *model) sum(now int64) (total, bad, slows int64) {
+	width := int64(m.window) / window.Buckets
+	for _, c := range m.calls {
+		if now/width-c.at/width >= window.Buckets {
+			continue
+		}
+		total++
+		if c.bad {
+			bad++
+		}
+		if c.slow {
+			slows++
+		}
+	}
+	return total, bad, slows
+}
+
+// hung lets the breaker look at the ages of its calls in flight, which it does at
+// times of its own choosing, and checks that it has reason to open when it does.
+func (m *model) hung(permits []held) {
+	ph := m.b.phase.Load()
+	if m.slowCall == 0 || ph.state != Closed {
+		return
+	}
+	m.b.lookForHung(context.Background(), ph)
+	if m.b.phase.Load().gen == ph.gen {
+		return
+	}
+	now := m.now()
+	var hung int64
+	for _, h := range permits {
+		age := time.Duration(now - h.at)
+		if h.gen == m.gen && h.lease == 0 && !h.free && age >= m.slowCall && age < m.probeTimeout {
+			hung++
+		}
+	}
+	total, _, slows := m.sum(now)
+	if total, slows = total+hung, slows+hung; hung < 2 || total < int64(m.minCalls) || slows*rateUnit < m.slowUnits*total {
+		m.t.Fatalf("opened for slow calls with %d of %d, %d of them in flight", slows, total, hung)
+	}
+	m.advance()
+	m.open(now, RuleSlowRate)
+	m.until = -1
+	m.learn()
 }
 
 // compare checks that breaker and model show the same.
@@ -300,6 +334,7 @@ func TestAgreesWithModel(t *testing.T) {
 func (m *model) step(r *rand.Rand, permits *[]held, outcomes []mettle.Outcome, errs map[mettle.Outcome]error) string {
 	switch n := r.IntN(100); {
 	case n < 40:
+		m.hung(*permits)
 		h, admitted := m.acquire()
 		p, err := m.b.Acquire(context.Background())
 		if (err == nil) != admitted {

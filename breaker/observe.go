@@ -60,8 +60,8 @@ func (b *Breaker) Stats() Stats {
 		if w := ph.counts.rate; w != nil && !w.Stale(now) {
 			s.Calls, s.Failed, _ = w.Sum(now)
 		}
-		if w := ph.counts.slow; w != nil && !w.Stale(now) {
-			_, s.Slow, _ = w.Sum(now)
+		if c := ph.counts.slow; c != nil && !c.calls.Stale(now) {
+			_, s.Slow, _ = c.calls.Sum(now)
 		}
 	}
 	return s

@@ -59,10 +59,12 @@ func (b *Breaker) Release() {
 
 // Trip opens the breaker as a rule would, for the reason given: it probes when its
 // delay is over. Tripping an open breaker changes nothing.
-func (b *Breaker) Trip(reason string) {
+func (b *Breaker) Trip(reason string) { b.trip(Change{Rule: RuleTrip, Reason: reason}) }
+
+func (b *Breaker) trip(c Change) {
 	t := b.begin(b.clock.Now())
 	if ph := t.phase(); ph.state != Open {
-		t.toOpen(ph, t.now, ph.delay(t.now, 0), Change{Rule: RuleTrip, Reason: reason})
+		t.toOpen(ph, t.now, ph.delay(t.now, 0), c)
 	}
 	t.end(nil)
 }
@@ -106,7 +108,12 @@ func (b *Breaker) Reconfigure(c Config) error {
 func (c *counts) reconfigured(old, set *settings, now int64) *counts {
 	fresh := newCounts(set, now, c)
 	fresh.run.Store(c.run.Load())
-	fresh.slow = moved(fresh.slow, c.slow, old, set, now)
+	if fresh.slow != nil && c.slow != nil {
+		fresh.slow.calls = moved(fresh.slow.calls, c.slow.calls, old, set, now)
+		if old.slowCall == set.slowCall && old.probeTimeout == set.probeTimeout {
+			fresh.slow.flying = c.slow.flying // else calls in flight count when they end
+		}
+	}
 	rate := fresh.rate
 	if fresh.rate = moved(rate, c.rate, old, set, now); fresh.rate != rate {
 		fresh.past = c.past // the window brings its own along

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/mettle-go/mettle/internal/inflight"
 	"github.com/mettle-go/mettle/internal/window"
 )
 
@@ -37,7 +38,14 @@ type counts struct {
 	run  atomic.Int64   // failures in a row
 	past uint64         // successes counted by the windows before
 	rate *window.Window // calls, and which failed; nil: no rule on rates
-	slow *window.Window // calls, and which were slow; nil: no rule on slow calls
+	slow *slowCounts    // nil: no rule on slow calls
+}
+
+// slowCounts is what the rule on slow calls needs.
+type slowCounts struct {
+	calls  *window.Window // calls, and which were slow
+	flying *inflight.Ages // calls in flight, by age
+	due    atomic.Int64   // when their ages are looked at next
 }
 
 // newCounts returns the counts of a generation that begins, nil older for the first.
@@ -47,7 +55,7 @@ func newCounts(s *settings, now int64, older *counts) *counts {
 		c.rate = window.New(s.window, now)
 	}
 	if s.slowUnits > 0 {
-		c.slow = window.New(s.window, now)
+		c.slow = &slowCounts{calls: window.New(s.window, now), flying: inflight.New(s.slowCall, s.probeTimeout)}
 	}
 	return c
 }
