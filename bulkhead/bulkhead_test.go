@@ -806,6 +806,46 @@ func TestPanicInAHook(t *testing.T) {
 	}
 }
 
+// A context of the user's is asked once more when the wait is over. One that panicked
+// there took the slot with it that the call had just been granted.
+//
+// Spec: P5, P6, K4
+func TestPanicInAContextWithASlotInHand(t *testing.T) {
+	for name, leave := range map[string]func(){
+		"panic": func() { panic("err") }, "Goexit": runtime.Goexit,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := bulkhead.New(bulkhead.Config{Limit: 1, MaxWait: time.Hour})
+				held := hold(t, b, 1)
+				ctx := &leavingContext{Context: bg}
+				go func() {
+					defer func() { _ = recover() }()
+					_ = mettle.Compose(b).Do(ctx, func(context.Context) error { t.Error("op ran"); return nil })
+				}()
+				synctest.Wait()
+				ctx.leave = leave
+				held[0].Release()
+				synctest.Wait()
+				wantIdle(t, b)
+			})
+		})
+	}
+}
+
+// leavingContext does not live to say whether it has ended, from some moment on.
+type leavingContext struct {
+	context.Context
+	leave func() // nil: not yet
+}
+
+func (c *leavingContext) Err() error {
+	if c.leave != nil {
+		c.leave()
+	}
+	return nil
+}
+
 // A context of the user's may start a timer in Done, or panic there.
 //
 // Spec: P6

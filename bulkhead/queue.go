@@ -169,7 +169,12 @@ func (b *Bulkhead) wait(ctx context.Context) error {
 	if refused {
 		return b.refuse(ctx, &b.refused, &b.refusals.Load().full)
 	}
-	entered := true
+	entered, kept := true, false
+	defer func() { // a foreign context may panic in Err, which is asked with a slot in hand
+		if entered && !kept {
+			b.release()
+		}
+	}()
 	if joined {
 		expired := time.NewTimer(b.maxWait)
 		defer expired.Stop()
@@ -183,14 +188,12 @@ func (b *Bulkhead) wait(ctx context.Context) error {
 	}
 	// Of several things that happen at once, select takes any. The context decides.
 	if ctx.Err() != nil {
-		if entered {
-			b.release()
-		}
 		return &endedError{b.name, context.Cause(ctx)}
 	}
 	if !entered {
 		return b.refuse(ctx, &b.expired, &b.refusals.Load().late)
 	}
+	kept = true
 	return nil
 }
 
