@@ -89,6 +89,9 @@ func New(c Config) *Bulkhead {
 //     timeout's: it passed in a queue of ours, and what is behind that is not to blame;
 //   - a [*FullError], when there was neither a slot nor room to wait, or no slot came
 //     free within MaxWait.
+//
+// How long a call waited for the slot that it got is noted by [mettle.AddQueued], for
+// policies further out that measure how long the dependency takes.
 func (b *Bulkhead) Do(ctx context.Context, op func(context.Context) error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)

@@ -379,6 +379,45 @@ func TestTimeInTheQueueIsNotTheDependencys(t *testing.T) {
 	}
 }
 
+// A breaker around the bulkhead would take a long queue for a slow dependency, if it
+// could not see how much of the time the call has spent in the queue.
+//
+// Spec: B22 (part), K7
+func TestTimeInTheQueueIsNoted(t *testing.T) {
+	for name, enter := range map[string]func(*bulkhead.Bulkhead, context.Context) error{
+		"pipeline": func(b *bulkhead.Bulkhead, ctx context.Context) error { return mettle.Compose(b).Do(ctx, noop) },
+		"Do":       func(b *bulkhead.Bulkhead, ctx context.Context) error { return b.Do(ctx, noop) },
+		"Acquire": func(b *bulkhead.Bulkhead, ctx context.Context) error {
+			p, err := b.Acquire(ctx)
+			p.Release()
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := bulkhead.New(bulkhead.Config{Limit: 1, MaxWait: time.Minute})
+				outer := mettle.WithQueued(bg)
+				for i, want := range []time.Duration{0, 3 * time.Second, 0, 5 * time.Second} {
+					inner := mettle.WithQueued(mettle.WithAttempt(outer, i+1))
+					if want > 0 {
+						p := hold(t, b, 1)[0]
+						time.AfterFunc(want, p.Release)
+					}
+					if err := enter(b, inner); err != nil {
+						t.Fatal(err)
+					}
+					if got := mettle.Queued(inner); got != want {
+						t.Errorf("call %d waited %v, and %v are noted", i+1, want, got)
+					}
+				}
+				if got := mettle.Queued(outer); got != 8*time.Second {
+					t.Errorf("around all attempts %v are noted, want 8s", got)
+				}
+			})
+		})
+	}
+}
+
 // A context may be past its end before its Done says so, and the wait may expire in
 // between. The end of the context goes first then, as it does before a grant.
 //

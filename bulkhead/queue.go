@@ -170,7 +170,7 @@ func (b *Bulkhead) wait(ctx context.Context) error {
 		return b.refuse(ctx, &b.refused, &b.refusals.Load().full)
 	}
 	entered, kept := true, false
-	defer func() { // a foreign context may panic in Err, which is asked with a slot in hand
+	defer func() { // a foreign context, which is asked with a slot in hand, may panic
 		if entered && !kept {
 			b.release()
 		}
@@ -192,6 +192,9 @@ func (b *Bulkhead) wait(ctx context.Context) error {
 	}
 	if !entered {
 		return b.refuse(ctx, &b.expired, &b.refusals.Load().late)
+	}
+	if joined {
+		mettle.AddQueued(ctx, time.Duration(b.clock.Now()-wt.since))
 	}
 	kept = true
 	return nil
