@@ -117,6 +117,6 @@ func ExampleGroup_Whole() {
 	fmt.Println(p.Do(ctx, func(context.Context) error { return nil }))
 	fmt.Println(shards.Whole().State())
 	// Output:
-	// breaker: "db" is open: 2 of 2 keys are open
+	// breaker: "db[*]" is open: 2 of 2 keys are open
 	// open
 }

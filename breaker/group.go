@@ -80,7 +80,10 @@ type Group[K comparable] struct {
 	size               atomic.Int64 // how many keys all shards hold, those being added included
 	whole              *whole       // nil: no rule on Breadth
 	evicted, untracked atomic.Uint64
-	labels             [4][]mettle.Label // without a state, and by State
+	labels             *series
+
+	goneMu sync.Mutex // held to let a key go, and to add up, so that nothing is in both or in neither
+	gone   totals     // of the keys let go; guarded by goneMu
 }
 
 type shard[K comparable] struct {
@@ -111,6 +114,7 @@ func NewGroup[K comparable](c GroupConfig) *Group[K] {
 		seed:    maphash.MakeSeed(),
 		maxKeys: int64(c.MaxKeys),
 		shards:  make([]shard[K], shards),
+		labels:  newSeries(c.Config.Name),
 	}
 	for i := range g.shards {
 		g.shards[i].keys.Store(&map[K]*entry{})
@@ -119,8 +123,6 @@ func NewGroup[K comparable](c GroupConfig) *Group[K] {
 		orDefault(&c.MinKeys, defaultMinKeys)
 		g.whole = newWhole(c)
 	}
-	series := newSeries(g.name)
-	g.labels = [4][]mettle.Label{series.policy, series.states[0], series.states[1], series.states[2]}
 	return g
 }
 
@@ -178,7 +180,10 @@ func (g *Group[K]) makeRoom(i int) bool {
 		if ok {
 			next := maps.Clone(old)
 			delete(next, victim)
+			g.goneMu.Lock()
+			g.gone.add(old[victim].breaker.totals())
 			s.keys.Store(&next)
+			g.goneMu.Unlock()
 		}
 		if j > 0 {
 			s.mu.Unlock()
@@ -309,12 +314,13 @@ type whole struct {
 
 func newWhole(c GroupConfig) *whole {
 	own := c.Config
+	own.Name += "[*]"
 	own.FailureRate, own.Consecutive, own.SlowCall = -1, -1, -1
 	return &whole{breaker: New(own), breadth: c.Breadth, minKeys: c.MinKeys}
 }
 
 // Whole returns the breaker that [GroupConfig.Breadth] opens, nil without that rule.
-// It has the name and the delays of Config. It governs the policies of [Group.By];
+// It has the delays of Config, and its name with "[*]" for all keys. It governs the policies of [Group.By];
 // who asks [Group.Get] for a breaker asks this one himself.
 func (g *Group[K]) Whole() *Breaker {
 	if g.whole == nil {
@@ -352,29 +358,50 @@ func (g *Group[K]) judge() {
 	}
 }
 
-// Observe yields metrics of the group as a whole, so that their number does not
-// grow with the keys; see [mettle.Observable]. A breaker of [Group.All] yields its own.
+// Observe yields metrics of the group as a whole, so that their number does not grow
+// with the keys; see [mettle.Observable]. It yields the counters of
+// [Breaker.Observe], summed over the keys, those let go included, and besides:
+//
+//	mettle.breaker.group.keys       {key}   keys with a breaker, by its state
+//	mettle.breaker.group.evicted    {key}   keys that made room for others
+//	mettle.breaker.group.untracked  {call}  calls whose key found no room
+//
+// With a rule on Breadth, the metrics of [Group.Whole] follow. A policy of
+// [Group.By] yields the same: watch the group or the pipeline, not both. A breaker
+// of [Group.All] yields its own.
 func (g *Group[K]) Observe(yield func(mettle.Metric) bool) {
-	var states [3]int
-	for _, b := range g.All() {
-		states[b.State()]++
+	sum, states := g.sum()
+	if !sum.observe(g.labels, yield) {
+		return
 	}
 	for state, n := range states {
 		if !yield(mettle.Metric{
 			Kind: mettle.Gauge, Name: "mettle.breaker.group.keys", Unit: "{key}",
-			Help: "Keys with a breaker, by its state.", Labels: g.labels[1+state], Value: float64(n),
+			Help: "Keys with a breaker, by its state.", Labels: g.labels.states[state], Value: float64(n),
 		}) {
 			return
 		}
 	}
 	more := yield(mettle.Metric{
 		Kind: mettle.Counter, Name: "mettle.breaker.group.evicted", Unit: "{key}",
-		Help: "Keys that made room for others.", Labels: g.labels[0], Value: float64(g.evicted.Load()),
+		Help: "Keys that made room for others.", Labels: g.labels.policy, Value: float64(g.evicted.Load()),
 	}) && yield(mettle.Metric{
 		Kind: mettle.Counter, Name: "mettle.breaker.group.untracked", Unit: "{call}",
-		Help: "Calls whose key found no room.", Labels: g.labels[0], Value: float64(g.untracked.Load()),
+		Help: "Calls whose key found no room.", Labels: g.labels.policy, Value: float64(g.untracked.Load()),
 	})
 	if more && g.whole != nil {
 		g.whole.breaker.Observe(yield)
 	}
+}
+
+// sum adds up all breakers, those let go included.
+func (g *Group[K]) sum() (sum totals, states [3]int) {
+	g.goneMu.Lock()
+	defer g.goneMu.Unlock()
+	sum = g.gone
+	for _, b := range g.All() {
+		sum.add(b.totals())
+		states[b.State()]++
+	}
+	return sum, states
 }

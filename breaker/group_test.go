@@ -203,3 +203,40 @@ func TestGroupValidate(t *testing.T) {
 		}()
 	}
 }
+
+// The group's counters are sums over its keys, and go on where a key was let go.
+//
+// Spec: B29, P12
+func TestGroupObserve(t *testing.T) {
+	g := breaker.NewGroup[int](breaker.GroupConfig{Config: breaker.Config{Name: "api"}, MaxKeys: 4, Breadth: 1})
+	open := g.Get(-1)
+	open.Trip("test")
+	calls(open, 3, nil)
+	const keys = 100
+	for i := range keys {
+		calls(g.Get(i), 2, nil)
+	}
+	seen := map[string]float64{}
+	g.By(func(context.Context) int { return 0 }).(mettle.Observable).Observe(func(m mettle.Metric) bool {
+		key := fmt.Sprint(m.Name, m.Labels)
+		if _, dup := seen[key]; dup {
+			t.Errorf("%s comes twice", key)
+		}
+		seen[key] = m.Value
+		return true
+	})
+	for key, want := range map[string]float64{
+		"mettle.breaker.calls[{policy api} {outcome success}]":  2 * keys,
+		"mettle.breaker.rejected[{policy api}]":                 3,
+		"mettle.breaker.transitions[{policy api} {state open}]": 1,
+		"mettle.breaker.group.keys[{policy api} {state open}]":  1,
+		"mettle.breaker.state[{policy api[*]} {state closed}]":  1,
+	} {
+		if seen[key] != want {
+			t.Errorf("%s is %v, want %v", key, seen[key], want)
+		}
+	}
+	if n := seen["mettle.breaker.group.evicted[{policy api}]"]; n < keys-4 {
+		t.Errorf("%v keys were let go, of %d", n, keys)
+	}
+}

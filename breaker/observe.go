@@ -86,32 +86,86 @@ func newSeries(name string) *series {
 	return s
 }
 
-// Observe yields the breaker's metrics; see [mettle.Observable].
+// Observe yields the breaker's metrics; see [mettle.Observable]. The label policy is
+// the breaker's name.
+//
+//	mettle.breaker.calls        {call}        calls that ended, by outcome
+//	mettle.breaker.rejected     {call}        calls refused
+//	mettle.breaker.stale        {call}        calls that ended after the state that admitted them
+//	mettle.breaker.transitions  {transition}  changes of state, by the state changed to
+//	mettle.breaker.state        1             1 for the state that calls meet, by state
+//	mettle.breaker.probes       {call}        probes in flight
+//
+// With the rules on rates turned off, successes in the closed state are not counted.
 func (b *Breaker) Observe(yield func(mettle.Metric) bool) {
 	s := b.Stats()
-	m := b.rest()
-	l := m.series
-	more := true
-	emit := func(kind mettle.Kind, name, unit, help string, labels []mettle.Label, v float64) {
-		more = more && yield(mettle.Metric{Kind: kind, Name: name, Unit: unit, Help: help, Labels: labels, Value: v})
-	}
-	count := func(name, unit, help string, labels []mettle.Label, v uint64) {
-		emit(mettle.Counter, name, unit, help, labels, float64(v))
-	}
-	for o, n := range [...]uint64{s.Succeeded, s.Failures, s.Overloads, s.Timeouts, s.Ignored} {
-		count("mettle.breaker.calls", "{call}", "Calls that ended, by outcome.", l.outcomes[o], n)
-	}
-	count("mettle.breaker.rejected", "{call}", "Calls refused.", l.policy, s.Rejected)
-	count("mettle.breaker.stale", "{call}", "Calls that ended after the state that admitted them, and counted for nothing.", l.policy, s.Stale)
-	for i, n := range [...]uint64{m.closed.Load(), m.opened.Load(), m.halfOpened.Load()} {
-		count("mettle.breaker.transitions", "{transition}", "Changes of state, by the state changed to.", l.states[i], n)
+	l := b.rest().series
+	if !b.totals().observe(l, yield) {
+		return
 	}
 	for i := range l.states {
 		v := 0.0
 		if s.State == State(i) {
 			v = 1
 		}
-		emit(mettle.Gauge, "mettle.breaker.state", "1", "1 for the state that calls meet, 0 for the others.", l.states[i], v)
+		if !yield(mettle.Metric{
+			Kind: mettle.Gauge, Name: "mettle.breaker.state", Unit: "1",
+			Help: "1 for the state that calls meet, 0 for the others.", Labels: l.states[i], Value: v,
+		}) {
+			return
+		}
 	}
-	emit(mettle.Gauge, "mettle.breaker.probes", "{call}", "Probes in flight.", l.policy, float64(s.Probes))
+	yield(mettle.Metric{
+		Kind: mettle.Gauge, Name: "mettle.breaker.probes", Unit: "{call}",
+		Help: "Probes in flight.", Labels: l.policy, Value: float64(s.Probes),
+	})
+}
+
+// totals is what a breaker, or a group of them, has counted since it was made.
+type totals struct {
+	calls           [5]uint64 // by outcome
+	rejected, stale uint64
+	transitions     [3]uint64 // by the state changed to
+}
+
+func (b *Breaker) totals() totals {
+	s := b.Stats()
+	t := totals{
+		calls:    [...]uint64{s.Succeeded, s.Failures, s.Overloads, s.Timeouts, s.Ignored},
+		rejected: s.Rejected, stale: s.Stale,
+	}
+	if m := b.more.Load(); m != nil {
+		t.transitions = [...]uint64{m.closed.Load(), m.opened.Load(), m.halfOpened.Load()}
+	}
+	return t
+}
+
+func (t *totals) add(o totals) {
+	for i, n := range o.calls {
+		t.calls[i] += n
+	}
+	t.rejected += o.rejected
+	t.stale += o.stale
+	for i, n := range o.transitions {
+		t.transitions[i] += n
+	}
+}
+
+// observe yields the totals and reports whether there is to be more.
+func (t totals) observe(l *series, yield func(mettle.Metric) bool) bool {
+	count := func(name, unit, help string, labels []mettle.Label, v uint64) bool {
+		return yield(mettle.Metric{Kind: mettle.Counter, Name: name, Unit: unit, Help: help, Labels: labels, Value: float64(v)})
+	}
+	for o, n := range t.calls {
+		if !count("mettle.breaker.calls", "{call}", "Calls that ended, by outcome.", l.outcomes[o], n) {
+			return false
+		}
+	}
+	for i, n := range t.transitions {
+		if !count("mettle.breaker.transitions", "{transition}", "Changes of state, by the state changed to.", l.states[i], n) {
+			return false
+		}
+	}
+	return count("mettle.breaker.rejected", "{call}", "Calls refused.", l.policy, t.rejected) &&
+		count("mettle.breaker.stale", "{call}", "Calls that ended after the state that admitted them, and counted for nothing.", l.policy, t.stale)
 }

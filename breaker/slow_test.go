@@ -178,7 +178,7 @@ func TestGroupBreadth(t *testing.T) {
 		_ = call(shard(9), nil) // whoever comes next finds out
 		wantState(t, g.Whole(), breaker.Open)
 		err := call(shard(9), nil)
-		if !errors.Is(err, breaker.ErrOpen) || !strings.Contains(err.Error(), `"shards" is open: 5 of 10 keys are open`) {
+		if !errors.Is(err, breaker.ErrOpen) || !strings.Contains(err.Error(), `"shards[*]" is open: 5 of 10 keys are open`) {
 			t.Errorf("a good key is answered %v", err)
 		}
 		// The dependency recovers: one probe closes the whole, each key closes by itself.
