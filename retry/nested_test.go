@@ -72,6 +72,42 @@ func TestNestedRetryLeavesTheBudget(t *testing.T) {
 	})
 }
 
+// A retry that passes through is still the one which an adapter entered with its call.
+// It once left no mark, so that inside an outer retry the timeout of an attempt, further
+// in, was taken for that of the whole call.
+//
+// Spec: R18, R19
+func TestPassingThroughMarksTheCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		attempt := mettle.PolicyFunc(func(ctx ctx, op func(ctx) error) error {
+			ctx, cancel := context.WithTimeout(ctx, time.Second)
+			defer cancel()
+			return op(ctx)
+		})
+		inner := mettle.Compose(retry.New(retry.Config{}), attempt)
+		for _, adapter := range []bool{true, false} {
+			outer := fails(errDown, nil)
+			err := retry.New(retry.Config{}).Do(bg, func(outermost ctx) error {
+				entered := outermost
+				if adapter {
+					entered = mettle.WithCall(outermost)
+				}
+				want := mettle.CallContext(entered) // of the adapter's call, or of the outer retry's
+				return inner.Do(entered, func(ctx context.Context) error {
+					if mettle.CallContext(ctx) != want || mettle.Attempt(ctx) != mettle.Attempt(outermost) {
+						t.Errorf("adapter %v, attempt %d of the outer retry: got the call of %v and attempt %d",
+							adapter, mettle.Attempt(outermost), mettle.CallContext(ctx), mettle.Attempt(ctx))
+					}
+					return outer.op(ctx)
+				})
+			})
+			if err != nil || len(outer.starts) != 2 {
+				t.Errorf("%d attempts, %v", len(outer.starts), err)
+			}
+		}
+	})
+}
+
 // Spec: R19
 func TestAttemptIsMarked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

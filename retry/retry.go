@@ -245,9 +245,12 @@ func invoke(ctx context.Context, next mettle.Policy, op func(context.Context) er
 }
 
 func (r *Retrier) run(ctx context.Context, next mettle.Policy, op func(context.Context) error) error {
-	if !r.nested && mettle.Attempt(ctx) > 0 {
+	if n := mettle.Attempt(ctx); n > 0 && !r.nested {
 		r.counters.passed.Add(1)
-		return invoke(ctx, next, op)
+		// Where an adapter has begun a call of its own within the other's attempt, this is
+		// the retry that mettle.CallContext means, even if it leaves the resending to the
+		// other. Elsewhere the mark changes nothing.
+		return invoke(mettle.WithAttempt(ctx, n), next, op)
 	}
 	c := call{r: r, ctx: ctx, start: r.clock.Now()}
 	for c.n = 1; ; c.n++ {

@@ -80,6 +80,45 @@ func TestSlowBody(t *testing.T) {
 	}
 }
 
+// TestSlowBodyInAnotherRetry reads the body in an attempt of the caller's own retry, in
+// which that of the pipeline passes through. The attempt timeout inside it once took
+// itself for the one of the whole call and cut the body.
+//
+// Spec: W4, R18
+func TestSlowBodyInAnotherRetry(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		p    mettle.Policy
+		cut  bool
+	}{
+		{"attempt", mettle.Compose(after(time.Minute), resend(2), after(50*time.Millisecond)), false},
+		{"total", mettle.Compose(after(2500*time.Millisecond), resend(2), after(50*time.Millisecond)), true},
+		{"standard", nil, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			base, stop := servePipe(drip)
+			defer stop()
+			tr := mettlehttp.NewTransport(base, test.p)
+			attempts := 0
+			err := resend(2).Do(t.Context(), func(ctx context.Context) error {
+				attempts++
+				resp, err := tr.RoundTrip(request(t, "GET", "http://host/", nil).WithContext(ctx))
+				one(t, resp, err)
+				defer resp.Body.Close()
+				_, err = io.Copy(io.Discard, resp.Body)
+				return err
+			})
+			synctest.Wait()
+			switch {
+			case test.cut && (attempts != 2 || !errors.Is(err, timeout.ErrExceeded)):
+				t.Errorf("%s: %d attempts, %v, want the total timeout to cut two", test.name, attempts, err)
+			case !test.cut && (attempts != 1 || err != nil):
+				t.Errorf("%s: %d attempts, %v, want one that reads it all", test.name, attempts, err)
+			}
+		})
+	}
+}
+
 // TestCallersDeadlineInBody leaves it to the caller's own deadline to cut the body.
 //
 // Spec: W4, W14
