@@ -1169,7 +1169,7 @@ func TestIdleBreakersAreSmall(t *testing.T) {
 	if each >= 512 {
 		t.Errorf("an idle breaker takes %.0f bytes", each)
 	}
-	if got := runtime.NumGoroutine(); got != goroutines {
+	if got := runtime.NumGoroutine(); got > goroutines { // those of tests before may have ended meanwhile
 		t.Errorf("%d goroutines, %d before", got, goroutines)
 	}
 	runtime.KeepAlive(breakers)

@@ -204,6 +204,9 @@ func newSettings(c Config) *settings {
 	return s
 }
 
+// lean reports whether a success needs neither a classifier nor its duration.
+func (s *settings) lean() bool { return s.slowCall == 0 && s.classify == nil }
+
 func orDefault[T comparable](field *T, value T) {
 	var zero T
 	if *field == zero {

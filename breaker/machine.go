@@ -266,6 +266,7 @@ func (t *turn) refusal(ph *phase, why string, until int64) *OpenError {
 // state by it.
 func (t *turn) publish(next *phase, c Change) {
 	next.plain = next.state == Closed && next.force == nil && t.now >= next.until
+	next.lean = next.plain && next.set.lean()
 	from, to := t.phase().shown(), next.shown()
 	t.b.phase.Store(next)
 	if from == to {

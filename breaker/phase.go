@@ -18,6 +18,7 @@ const forever = math.MaxInt64
 // Breaker.mu held.
 type phase struct {
 	plain bool      // closed, no override, no ramp: every call is admitted without a further look
+	lean  bool      // plain, and a success needs neither a classifier nor its duration
 	state State     // of the machine, beneath an override
 	gen   uint64    // counts changes of state: results count in their own generation only
 	set   *settings // in force
