@@ -27,11 +27,20 @@
 // # Three outcomes
 //
 // A call ends in success, in failure, or it is ignored: the caller gave up, or a
-// policy of ours refused. Ignored outcomes move no counter. A failure has a reason:
-// transient, overload or timeout. [Classify] has the rules.
+// policy of ours refused. Ignored outcomes count neither for nor against the
+// dependency. A failure has a reason: transient, overload or timeout. [Classify] has
+// the rules.
 //
 // # Errors
 //
+// Throughout this documentation, "x Is y" means that errors.Is(x, y) is true.
+//
 // The operation's own error always comes back, wrapped at most, so [errors.Is] and
 // [errors.As] find it. Every refusal Is [ErrRejected].
+//
+// # Hedges
+//
+// A hedge sends a second call before the first has ended, and takes the answer that
+// comes first. No such policy ships yet; [Policy] and [Trace] mention it because their
+// contracts leave room for one.
 package mettle

@@ -6,7 +6,7 @@ import (
 )
 
 // ErrRejected is what every refusal of a policy Is: breaker open, bulkhead full,
-// throttled, rate limited. The operation did not run, and the refusal says
+// and whatever a policy of your own refuses for, such as a rate limit. The operation did not run, and the refusal says
 // nothing about the dependency, so an enclosing policy counts it as [Ignored].
 //
 // Use [errors.Is] with the kind (breaker.ErrOpen, bulkhead.ErrFull) and [errors.As]

@@ -20,7 +20,8 @@ const (
 	// Timeout: the dependency did not answer within the time it was given.
 	Timeout
 	// Ignored: the end says nothing about the dependency, because the caller gave
-	// up or a policy of ours refused. It moves no counter and gives every slot back.
+	// up or a policy of ours refused. It counts neither for nor against the
+	// dependency, and gives every slot back.
 	Ignored
 )
 
