@@ -6,8 +6,9 @@ import (
 )
 
 // ErrRejected is what every refusal of a policy Is: breaker open, bulkhead full,
-// and whatever a policy of your own refuses for, such as a rate limit. The operation did not run, and the refusal says
-// nothing about the dependency, so an enclosing policy counts it as [Ignored].
+// and whatever a policy of your own refuses for, such as a rate limit. The operation
+// did not run, and the refusal says nothing about the dependency, so an enclosing
+// policy counts it as [Ignored].
 //
 // Use [errors.Is] with the kind (breaker.ErrOpen, bulkhead.ErrFull) and [errors.As]
 // with its type to learn which policy refused.
