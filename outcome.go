@@ -3,6 +3,7 @@ package mettle
 import (
 	"context"
 	"errors"
+	"reflect"
 	"strconv"
 )
 
@@ -85,11 +86,11 @@ func Classify(ctx context.Context, err error) Outcome {
 	}
 	switch ctx.Err() {
 	case context.Canceled:
-		if errors.Is(err, context.Canceled) || errors.Is(err, context.Cause(ctx)) {
+		if errors.Is(err, context.Canceled) || isCause(err, context.Cause(ctx)) {
 			return Ignored
 		}
 	case context.DeadlineExceeded:
-		if errors.Is(err, context.Cause(ctx)) {
+		if isCause(err, context.Cause(ctx)) {
 			return Timeout
 		}
 	}
@@ -100,4 +101,17 @@ func Classify(ctx context.Context, err error) Outcome {
 		return Timeout
 	}
 	return Failure
+}
+
+// isCause is [errors.Is], but for a cause that cannot be compared, which no error Is. A
+// cause is anybody's value, and where == panics on it, so would errors.Is: that its type
+// can be compared does not tell what a field of an interface type holds. Nobody who
+// returns an error has asked for it to be compared with that.
+func isCause(err, cause error) bool {
+	// The look inside allocates. The usual causes do without.
+	v := reflect.ValueOf(cause)
+	if v.Kind() != reflect.Pointer && cause != context.DeadlineExceeded && !v.Comparable() {
+		return false
+	}
+	return errors.Is(err, cause)
 }

@@ -44,6 +44,41 @@ func contexts() map[string]context.Context {
 	}
 }
 
+// listError is an error that cannot be compared, though its type looks as if it could.
+type listError struct{ details any }
+
+func (listError) Error() string { return "a list" }
+
+// A caller's cause that cannot be compared once made Classify panic, in the middle of a
+// policy, when the operation returned it.
+//
+// Spec: P14
+func TestClassifyBesideACauseThatCannotBeCompared(t *testing.T) {
+	cause := listError{details: []string{"a", "b"}}
+	cancelled, cancel := context.WithCancelCause(bg)
+	cancel(cause)
+	late, stop := context.WithDeadlineCause(bg, time.Now().Add(-time.Second), cause)
+	defer stop()
+	for name, test := range map[string]struct {
+		ctx  context.Context
+		err  error
+		want mettle.Outcome
+	}{
+		"the cause":                      {cancelled, context.Cause(cancelled), mettle.Failure}, // nobody can tell
+		"the cause, wrapped":             {cancelled, fmt.Errorf("x: %w", cause), mettle.Failure},
+		"what the context says":          {cancelled, cancelled.Err(), mettle.Ignored},
+		"the cause of a deadline":        {late, context.Cause(late), mettle.Failure},
+		"what the late context says":     {late, late.Err(), mettle.Timeout},
+		"a cause, under a live context":  {bg, cause, mettle.Failure},
+		"one of the type that can be":    {cancelled, listError{details: "a"}, mettle.Failure},
+		"both, as an adapter joins them": {cancelled, errors.Join(cause, cancelled.Err()), mettle.Ignored},
+	} {
+		if got := mettle.Classify(test.ctx, test.err); got != test.want {
+			t.Errorf("%s: %v, want %v", name, got, test.want)
+		}
+	}
+}
+
 // The table of Classify, as far as it knows no transport.
 //
 // Spec: P8, P14, B19
@@ -132,9 +167,10 @@ func TestClassifyAllocations(t *testing.T) {
 		"nil": nil, "error": errBoom, "refusal": errFull, "timeout": context.DeadlineExceeded,
 		"joined": errors.Join(errBoom, outcomeError(mettle.Overload)),
 	} {
-		ctx := contexts()["cancelled"]
-		if n := testing.AllocsPerRun(100, func() { mettle.Classify(ctx, err) }); n != 0 {
-			t.Errorf("%s: %v allocations", name, n)
+		for state, ctx := range contexts() {
+			if n := testing.AllocsPerRun(100, func() { mettle.Classify(ctx, err) }); n != 0 {
+				t.Errorf("%s, %s: %v allocations", name, state, n)
+			}
 		}
 	}
 }
