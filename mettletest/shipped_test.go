@@ -427,6 +427,48 @@ func TestTimeoutsInAndOut(t *testing.T) {
 	})
 }
 
+// A timeout around a breaker was set with the dependency in mind, so that a call it
+// cuts short counts, however short it is. It was once taken for the deadline of a
+// caller in a hurry, which does not: a hung dependency never tripped.
+//
+// Spec: B20
+func TestAttemptTimeoutAroundTheBreaker(t *testing.T) {
+	attempt := func() mettle.Policy { return timeout.New(timeout.Config{After: 10 * time.Millisecond}) }
+	again := func() mettle.Policy { return retry.New(retry.Config{MaxAttempts: 3, Budget: retry.NoBudget}) }
+	hang := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+	for name, around := range map[string]func(br *breaker.Breaker) mettle.Policy{
+		"alone":   func(br *breaker.Breaker) mettle.Policy { return mettle.Compose(attempt(), br) },
+		"retried": func(br *breaker.Breaker) mettle.Policy { return mettle.Compose(again(), attempt(), br) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				br := breaker.New(breaker.Config{Consecutive: 3})
+				p := around(br)
+				for range 3 {
+					if err := p.Do(bg, hang); !errors.Is(err, timeout.ErrExceeded) && !errors.Is(err, breaker.ErrOpen) {
+						t.Errorf("got %v, want the attempt's timeout", err)
+					}
+				}
+				if s := br.Stats(); s.State != breaker.Open || s.Timeouts != 3 {
+					t.Errorf("%v after %d timeouts, want open after 3", s.State, s.Timeouts)
+				}
+			})
+			synctest.Test(t, func(t *testing.T) {
+				br := breaker.New(breaker.Config{Consecutive: 3})
+				p := around(br)
+				for range 10 {
+					ctx, cancel := context.WithTimeout(bg, 9*time.Millisecond)
+					_ = p.Do(ctx, hang)
+					cancel()
+				}
+				if s := br.Stats(); s.State != breaker.Closed || s.Timeouts != 0 || s.Ignored != 10 {
+					t.Errorf("callers in a hurry: %v, %d timeouts, %d ignored; want closed, 0, 10", s.State, s.Timeouts, s.Ignored)
+				}
+			})
+		})
+	}
+}
+
 // Spec: P9
 func TestSuccessWhileTheBreakerOpens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
