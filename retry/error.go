@@ -31,9 +31,11 @@ var (
 // was not or no more. It Is both Last and Reason. It is made for one call and
 // belongs to the caller.
 type Error struct {
-	// Attempts is how many attempts ran, at least 1.
+	// Attempts is how many attempts were made, at least 1. An attempt that an inner
+	// policy refused is one of them, although the operation did not run in it.
 	Attempts int
-	// Elapsed is the time from the start of the call, waits included.
+	// Elapsed is the time from the start of the call, waits included. It is exact;
+	// the text of the error rounds it.
 	Elapsed time.Duration
 	// Last is the last failure of the operation. A refusal of an inner policy, and
 	// an attempt cut short by the caller, are Last only where nothing else failed.
@@ -46,14 +48,19 @@ type Error struct {
 }
 
 // Error returns a text with all four fields, such as
-// "retry: 3 attempts in 312ms: connection refused (attempts exhausted)".
+// "retry: 3 attempts in 312ms: connection refused (attempts exhausted)". Elapsed is
+// rounded to a millisecond, and below one to a microsecond.
 func (e *Error) Error() string {
 	plural := "s"
 	if e.Attempts == 1 {
 		plural = ""
 	}
+	unit := time.Millisecond
+	if e.Elapsed < unit {
+		unit = time.Microsecond
+	}
 	reason := strings.TrimPrefix(fmt.Sprint(e.Reason), "retry: ")
-	return fmt.Sprintf("retry: %d attempt%s in %v: %v (%s)", e.Attempts, plural, e.Elapsed, e.Last, reason)
+	return fmt.Sprintf("retry: %d attempt%s in %v: %v (%s)", e.Attempts, plural, e.Elapsed.Round(unit), e.Last, reason)
 }
 
 // Unwrap returns Last and Reason.

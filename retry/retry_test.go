@@ -289,6 +289,34 @@ func TestRefusalAfterFailure(t *testing.T) {
 	})
 }
 
+// An attempt counts although an inner policy has refused it, in the middle as at the end.
+//
+// Spec: R4
+func TestRefusedAttemptsCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		closed := refusal{after: time.Second}
+		attempts := 0
+		gate := mettle.PolicyFunc(func(ctx ctx, op func(ctx) error) error {
+			if attempts++; attempts == 2 || attempts == 4 {
+				return closed
+			}
+			return op(ctx)
+		})
+		r := retry.New(retry.Config{
+			MaxAttempts: 4, Backoff: retry.Constant(0), RetryIf: func(error) bool { return true },
+		})
+		s := fails(errDown)
+		err := mettle.Compose(r, gate).Do(bg, s.op)
+		var e *retry.Error
+		if !errors.As(err, &e) || e.Attempts != 4 || len(s.starts) != 2 {
+			t.Fatalf("got %v after %d runs, want 4 attempts and 2 runs", err, len(s.starts))
+		}
+		if e.Last != errDown || r.Stats().Attempts != 4 {
+			t.Errorf("last %v, %d attempts counted", e.Last, r.Stats().Attempts)
+		}
+	})
+}
+
 // Spec: R5, R6
 func TestNoWaitPastTheEnd(t *testing.T) {
 	const wait = 2 * time.Second

@@ -234,6 +234,10 @@ func TestErrorText(t *testing.T) {
 			"retry: 3 attempts in 312ms: the backend is down (attempts exhausted)"},
 		{&retry.Error{Attempts: 1, Elapsed: time.Second, Last: errDown, Reason: context.Canceled},
 			"retry: 1 attempt in 1s: the backend is down (context canceled)"},
+		{&retry.Error{Attempts: 2, Elapsed: 1_312_498_765, Last: errDown, Reason: retry.ErrBudget},
+			"retry: 2 attempts in 1.312s: the backend is down (budget spent)"},
+		{&retry.Error{Attempts: 1, Elapsed: 43_512, Last: errDown, Reason: retry.ErrBudget},
+			"retry: 1 attempt in 44µs: the backend is down (budget spent)"},
 		{&retry.Error{}, "retry: 0 attempts in 0s: <nil> (<nil>)"},
 	} {
 		if got := tt.e.Error(); got != tt.want {
