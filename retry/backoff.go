@@ -57,8 +57,8 @@ func FullJitter(base, max time.Duration) Backoff { return Jitter{}.Full(base, ma
 func EqualJitter(base, max time.Duration) Backoff { return Jitter{}.Equal(base, max) }
 
 // Decorrelated returns a Backoff that waits a random time in [base, 3·prev], no more
-// than max, where prev is base at first. It grows by chance and not by count. With a
-// zero base all its delays are zero.
+// than max, where prev is base at first. It grows at random and not with the number of
+// attempts. With a zero base all its delays are zero.
 func Decorrelated(base, max time.Duration) Backoff { return Jitter{}.Decorrelated(base, max) }
 
 // Jitter makes the randomized kinds of [Backoff] over a source of the caller's, so
@@ -66,9 +66,9 @@ func Decorrelated(base, max time.Duration) Backoff { return Jitter{}.Decorrelate
 // same delays. [FullJitter], [EqualJitter] and [Decorrelated] are those of the zero
 // Jitter.
 type Jitter struct {
-	// Rand is where the randomness comes from. Nil is the generator behind the
-	// functions of math/rand/v2. A Backoff is called from as many goroutines as
-	// its retriers are, and most sources are not safe for that; nil is.
+	// Rand is where the randomness comes from. It is called from as many
+	// goroutines as the Backoff is, which most sources are not safe for. Nil: the
+	// generator behind the functions of math/rand/v2, which is.
 	Rand rand.Source
 }
 
@@ -107,8 +107,8 @@ func (j Jitter) Decorrelated(base, max time.Duration) Backoff {
 		if prev <= high/3 {
 			high = 3 * prev
 		}
-		// Drawn from the whole range and cut afterwards, as the source has it:
-		// near max most delays are max itself.
+		// Drawn from the whole range and cut afterwards, as in Brooker's
+		// article: near max most delays are max itself.
 		if d := between(below, base, high); d < max {
 			return d
 		}

@@ -11,7 +11,7 @@ import (
 )
 
 // BudgetConfig says how many resends a [Budget] allows. The zero BudgetConfig is
-// valid and is the recommended one.
+// valid and recommended.
 type BudgetConfig struct {
 	// Name is the label of the budget's metrics. Zero: no name.
 	Name string
@@ -65,9 +65,9 @@ const (
 // in trouble is not buried under retries: when all calls fail, next to none are
 // resent, and once calls succeed again, so are resends.
 //
-// A budget holds tokens. It starts full, a success puts in a little, time puts in
-// very little, and each resend takes one, or two when what it repeats had timed
-// out, since a timeout has cost the dependency the most. With none left there is no
+// A budget holds tokens and starts full. A success adds Ratio tokens, each second adds
+// MinPerSecond, and each resend takes one token, or two when what it repeats has timed
+// out, since a timeout costs the dependency the most. With none left there is no
 // resend. In the steady state attempts are at most 1+Ratio times the calls, plus
 // MinPerSecond (the idea is that of Finagle's RetryBudget and of gRFC A6).
 //
@@ -103,8 +103,8 @@ type Budget struct {
 // NoBudget never denies a resend. In a [Config] it turns the budget off.
 var NoBudget = &Budget{unlimited: true}
 
-// NewBudget returns a full budget. It panics when [BudgetConfig.Validate] has
-// something to say.
+// NewBudget returns a full budget. It panics with the message of
+// [BudgetConfig.Validate] when c is not valid.
 func NewBudget(c BudgetConfig) *Budget {
 	if err := c.Validate(); err != nil {
 		panic(err.Error())
@@ -174,14 +174,18 @@ func (b *Budget) Balance() float64 {
 		return math.Inf(1)
 	}
 	tokens := min(b.limit, b.level.Load()+b.earned())
-	// A withdrawal that read the clock a moment later may have left the level a
-	// hair below what time has earned by ours.
+	// A withdrawal that read the clock a moment later than we did may have left
+	// the sum slightly below zero.
 	return float64(max(tokens, 0)) / token
 }
 
-// Observe yields the budget's metrics: its balance and how often it said no. It is
-// not part of what a [Retrier] with a shared budget yields, or the same numbers
-// would come several times. [NoBudget] yields nothing.
+// Observe yields these metrics, with the label policy, which is the Name:
+//
+//	mettle.retry.budget_tokens   gauge    {token}  that are left: resends it would allow now
+//	mettle.retry.budget_denials  counter  {call}   resends that it did not allow
+//
+// A [Retrier] with a shared budget does not yield them, or the same numbers would come
+// several times. [NoBudget] yields nothing.
 func (b *Budget) Observe(yield func(mettle.Metric) bool) {
 	if b.unlimited {
 		return

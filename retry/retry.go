@@ -5,9 +5,9 @@
 //
 // Retries help with failures that are rare and independent, and make things worse
 // when they are neither. So the zero [Config] spreads its waits with full jitter,
-// keeps to a [Budget] that dries up when the dependency is down, never begins a wait
-// that the deadline would cut short, and resends in one layer only when several are
-// stacked.
+// keeps to a [Budget] that runs out when the dependency is down, never begins a wait
+// that the deadline would cut short, and resends in one layer only when retries are
+// nested.
 //
 // # What is retried
 //
@@ -23,8 +23,8 @@
 //     budget, in this order, may each end the call.
 //
 // Where 4 or 5 ends it, the result is an [*Error] that Is both the last failure and
-// the reason to stop. So it is when a refusal or the end of the context, which alone
-// would come back unchanged, follows on a failure of an earlier attempt.
+// the reason to stop. The same holds when a refusal or the end of the context
+// follows a failed attempt; without one, it comes back unchanged.
 //
 // # Waits
 //
@@ -46,8 +46,7 @@ import (
 	"github.com/mettle-go/mettle/internal/clock"
 )
 
-// Config says when a [Retrier] resends. The zero Config is valid and is the
-// recommended one.
+// Config says when a [Retrier] resends. The zero Config is valid and recommended.
 type Config struct {
 	// Name is the label of the metrics and of the trace events. Zero: no name.
 	Name string
@@ -97,10 +96,10 @@ type Config struct {
 	// is passed through, and nothing of the budget is touched.
 	Nested bool
 
-	// Rand is where the jitter comes from that is added to a suggested wait, and
-	// that of the default Backoff. It is called from as many goroutines as Do is,
-	// and most sources are not safe for that. Nil is: the generator behind the
-	// functions of math/rand/v2.
+	// Rand is the source of the jitter that is added to a suggested wait, and of
+	// the jitter of the default Backoff. It is called from as many goroutines as
+	// Do is, which most sources are not safe for. Nil: the generator behind the
+	// functions of math/rand/v2, which is.
 	Rand rand.Source
 }
 
@@ -176,7 +175,8 @@ var (
 	_ mettle.Observable = (*Budget)(nil)
 )
 
-// New returns a Retrier. It panics when [Config.Validate] has something to say.
+// New returns a Retrier. It panics with the message of [Config.Validate] when c is not
+// valid.
 func New(c Config) *Retrier {
 	if err := c.Validate(); err != nil {
 		panic(err.Error())
@@ -292,7 +292,7 @@ func (c *call) attempt(ctx context.Context, next mettle.Policy, op func(context.
 	return err
 }
 
-// errAborted stands for the error that an attempt did not live to return.
+// errAborted stands for the error of an attempt that never returned one.
 var errAborted = errors.New("retry: the attempt panicked or called runtime.Goexit")
 
 func (c *call) traced(t *mettle.Trace, ctx context.Context, next mettle.Policy, op func(context.Context) error) error {
@@ -303,8 +303,7 @@ func (c *call) traced(t *mettle.Trace, ctx context.Context, next mettle.Policy, 
 		return invoke(ctx, next, op)
 	}
 	start, err := c.r.clock.Now(), errAborted
-	// Deferred, because whoever began something in AttemptStart must be able to
-	// end it when op panics.
+	// Deferred, so that what AttemptStart began can be ended when op panics.
 	defer func() {
 		elapsed := time.Duration(c.r.clock.Now() - start)
 		t.AttemptDone(mettle.TraceEvent{Policy: c.r.name, Attempt: c.n, Elapsed: elapsed, Err: err})
@@ -374,8 +373,8 @@ func (c *call) delay(err error) (time.Duration, bool) {
 }
 
 // wait calls the hooks and lets delay pass. It returns the cause when ctx is done
-// before or by the end of it, and then, or when a hook panics, the budget has back
-// what the resend would have cost.
+// before or by the end of it. Then, or when a hook panics, what the resend would have
+// cost is given back to the budget.
 func (c *call) wait(attempt context.Context, delay time.Duration, outcome mettle.Outcome, err error) (cause error) {
 	resend := false
 	defer func() {

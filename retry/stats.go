@@ -43,8 +43,18 @@ func (r *Retrier) Stats() Stats {
 	}
 }
 
-// Observe yields the metrics of r, and those of its budget unless that was passed in
-// by [Config.Budget]: a shared budget is observed for itself, once.
+// Observe yields these metrics, with the label policy, which is the Name:
+//
+//	mettle.retry.attempts        counter  {attempt}  that have ended
+//	mettle.retry.retries         counter  {attempt}  of these, after the first of their call
+//	mettle.retry.passed_through  counter  {call}     left to the retry around this one
+//	mettle.retry.successes       counter  {call}     by attempt: 1, 2, 3+
+//	mettle.retry.stops           counter  {call}     that failed, by reason: exhausted, deadline,
+//	                                                 elapsed, budget, retry_after, context,
+//	                                                 not_retryable
+//
+// and those of [Budget.Observe], with the Name of the Retrier, unless the budget was
+// passed in by [Config.Budget]: a shared budget is observed once, on its own.
 func (r *Retrier) Observe(yield func(mettle.Metric) bool) {
 	s := r.Stats()
 	counter := func(name, unit, help string, labels []mettle.Label, value uint64) bool {
