@@ -1,8 +1,8 @@
 // Package fallback does something else when an operation fails: answers from a
 // cache, puts the work in a queue, tells the user to come back.
 //
-// A [Fallback] is a policy, and belongs outermost in a pipeline, where it sees what
-// all the others could not mend. [Get] is for operations that return a value.
+// A [Fallback] is a policy, and belongs outermost in a pipeline, where it sees the
+// errors that remain after all the others. [Get] is for operations that return a value.
 package fallback
 
 import (
@@ -23,18 +23,18 @@ type Config struct {
 	// Run stands in for an operation that failed with err, which is never nil. Its
 	// own nil makes the call a success. A nil Run is refused.
 	//
-	// ctx is the caller's and handed on as it is, so it may be done: a caller that
-	// ran out of time is one reason to be here. A Run that must get through, such
-	// as one that saves work for later, gives itself time:
+	// ctx is the caller's and handed on as it is, so it may be done: Run is called
+	// also when the caller ran out of time. A Run that must not fail for that, such
+	// as one that saves work for later, makes a context of its own:
 	//
 	//	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	//
 	// Run is called from many goroutines at once.
 	Run func(ctx context.Context, err error) error
 
-	// If tells whether Run stands in for an operation that failed with err. Where
-	// it says no, the operation's error comes back as it is. Nil means yes to
-	// every error, the caller's own cancellation and refusals included. If is
+	// If reports whether Run stands in for an operation that failed with err. Where
+	// it does not, the operation's error comes back as it is. Nil: Run stands in
+	// for every error, the caller's own cancellation and refusals included. If is
 	// called from many goroutines at once.
 	If func(err error) bool
 }
@@ -69,12 +69,12 @@ func New(c Config) *Fallback {
 // Do runs op and, when it fails with an error that Config.If admits, Config.Run in
 // its place, after [mettle.Trace].FellBack. A success of either comes back as nil.
 // When both fail, the error is an [*Error] with both, unless Run returns the
-// operation's error itself, as one does that cannot help: then it is that one.
+// operation's error itself to say that it could do nothing: then it is that one.
 //
-// A fallback runs also when ctx ended while op ran, since work that came to nothing
-// for lack of time is what a fallback is to save. When ctx is done on entry neither
-// op nor the fallback runs. A panic in op is no failure to stand in for: it passes
-// through, as [runtime.Goexit] does, and Run is not called.
+// Run is called also when ctx ended while op ran, since a call that ran out of time is
+// one reason to have a fallback. When ctx is done on entry, neither op nor Run is
+// called. A panic in op passes through, as [runtime.Goexit] does, and Run is not
+// called.
 func (f *Fallback) Do(ctx context.Context, op func(context.Context) error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -111,7 +111,7 @@ func (f *Fallback) run(ctx context.Context, next mettle.Policy, op func(context.
 func (f *Fallback) standIn(ctx context.Context, err error) error {
 	f.fell.Add(1)
 	helped := false
-	defer func() { // a Run that panics has not helped either
+	defer func() { // deferred, because a Run that panics has failed too
 		if !helped {
 			f.failed.Add(1)
 		}
@@ -128,8 +128,7 @@ func (f *Fallback) standIn(ctx context.Context, err error) error {
 // [Fallback.Do].
 //
 // What is said of a Fallback's ctx, of panics and of [mettle.Trace].FellBack holds
-// here too. Nothing is counted, since there is nobody to count it. Get panics when
-// alt is nil.
+// here too. Get counts nothing and has no metrics. It panics when alt is nil.
 func Get[T any](ctx context.Context, p mettle.Policy, fn func(context.Context) (T, error),
 	alt func(context.Context, error) (T, error)) (T, error) {
 	if alt == nil {
@@ -218,7 +217,11 @@ func (f *Fallback) Stats() Stats {
 	return Stats{FellBack: f.fell.Load(), Failed: failed}
 }
 
-// Observe yields the counts as metrics.
+// Observe yields the counts of [Stats] as these metrics, with the label policy, which
+// is the Name:
+//
+//	mettle.fallback.fell_back  counter  {call}  whose fallback was run
+//	mettle.fallback.failed     counter  {call}  of these, whose fallback failed or panicked
 func (f *Fallback) Observe(yield func(mettle.Metric) bool) {
 	s := f.Stats()
 	for _, m := range [...]mettle.Metric{

@@ -10,9 +10,9 @@ import (
 // lazyCtx is a context with a deadline that costs one allocation until somebody
 // asks for its end. Then it makes a context of package context, with the same
 // parent, deadline and cause, and from there on answers as that one does. So it
-// behaves as context.WithDeadlineCause, but for what cannot be had without watching.
-// Of two ends that both came before anybody looked, the parent's cancellation is
-// taken for the first; and after Do returned, its return is.
+// behaves as context.WithDeadlineCause, except when it is first asked after the end:
+// when both the deadline and a cancellation of the parent have passed by then, the
+// cancellation counts as the earlier; and when Do has returned, its return does.
 //
 // All methods may be called from many goroutines at once, also after Do returned.
 type lazyCtx struct {
@@ -85,7 +85,8 @@ func (c *lazyCtx) Value(key any) any {
 	return c.parent.Value(key)
 }
 
-// String is for people, and keeps package fmt from reading fields unguarded.
+// String is for logs, and keeps package fmt from reading the fields without
+// synchronization.
 func (c *lazyCtx) String() string {
 	parent, ok := c.parent.(fmt.Stringer)
 	if !ok {

@@ -24,9 +24,8 @@ func (exceeded) Timeout() bool        { return true }
 func (exceeded) Temporary() bool      { return true }
 
 // Error is the failure of an operation whose deadline has passed. It Is
-// [ErrExceeded] and [context.DeadlineExceeded], and wraps the operation's own
-// error, which may be about something else: what failed last is told, and that it
-// failed too late.
+// [ErrExceeded] and [context.DeadlineExceeded], and wraps the operation's own error,
+// which may be about something else.
 type Error struct {
 	Name  string        // the policy's, which may be empty
 	After time.Duration // how long the operation had

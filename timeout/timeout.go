@@ -4,8 +4,9 @@
 // return. It never walks away from an operation that still runs: an operation
 // that ignores its context delays the caller, and shows in [Stats.Abandoned].
 //
-// The deadline costs next to nothing until somebody needs it. A timer is started
-// only when Done is asked for, which an operation that answers at once seldom does.
+// The deadline costs next to nothing until it is needed. A timer is started only when
+// the Done method of the context is called, which an operation that answers at once
+// seldom does.
 package timeout
 
 import (
@@ -128,9 +129,9 @@ func call(ctx context.Context, next mettle.Policy, op func(context.Context) erro
 // settle counts how the call ended and returns what Do returns for op's err.
 func (t *Timeout) settle(c *lazyCtx, err error) error {
 	if err == nil && c.running() {
-		return nil // the timer tells as much as the clock, and is free to ask
+		return nil // the timer has not fired, which spares reading the clock
 	}
-	// An operation that never asked for its end is the one that is late unawares,
+	// An operation that never asked for Done or Err may be late without knowing,
 	// so the clock is read for its success too.
 	over := time.Since(c.deadline)
 	if over < 0 || !c.owned() {
@@ -169,8 +170,8 @@ type Stats struct {
 	Late uint64
 	// Abandoned is the number of calls, of those two, that came back only well
 	// after the deadline: by more than a tenth of After and more than 10 ms. Their
-	// operation does not heed its context, and a caller waited for it in vain. A
-	// call that has not returned yet is not counted yet.
+	// operation ignores its context, or was slow to return once it had ended. A call
+	// that has not returned yet is not counted yet.
 	Abandoned uint64
 }
 
@@ -180,7 +181,12 @@ func (t *Timeout) Stats() Stats {
 	return Stats{Exceeded: t.exceeded.Load(), Late: t.late.Load(), Abandoned: t.abandoned.Load()}
 }
 
-// Observe yields the counts as metrics.
+// Observe yields the counts of [Stats] as these metrics, with the label policy, which
+// is the Name:
+//
+//	mettle.timeout.exceeded   counter  {call}  failed after their deadline
+//	mettle.timeout.late       counter  {call}  succeeded after their deadline
+//	mettle.timeout.abandoned  counter  {call}  of these two, returned well after it
 func (t *Timeout) Observe(yield func(mettle.Metric) bool) {
 	s := t.Stats()
 	for _, m := range [...]mettle.Metric{
