@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"strings"
 	"time"
 
@@ -80,6 +81,12 @@ func (e *Error) LogValue() slog.Value {
 		slog.Any("last", e.Last),
 		slog.Any("reason", e.Reason),
 	)
+}
+
+// is is errors.Is for a target of somebody else's, who has not asked for it to be
+// compared: one that cannot be would make errors.Is panic, whatever its type looks like.
+func is(err, target error) bool {
+	return reflect.ValueOf(target).Comparable() && errors.Is(err, target)
 }
 
 // permanent reports whether an error in err's tree has a method Permanent() bool

@@ -322,7 +322,7 @@ func (c *call) judge(err error) (delay time.Duration, outcome mettle.Outcome, en
 	}
 	if c.ctx.Err() != nil {
 		cause := context.Cause(c.ctx)
-		if errors.Is(err, cause) || errors.Is(err, c.ctx.Err()) {
+		if is(err, cause) || is(err, c.ctx.Err()) {
 			// The end of the caller's time, and nothing else, ended the attempt.
 			return 0, outcome, c.giveBack(err, mettle.Ignored)
 		}
@@ -411,7 +411,7 @@ func (c *call) elapsed() time.Duration { return time.Duration(c.r.clock.Now() - 
 // giveBack ends the call with err, which is not to be retried: unchanged, unless it
 // would hide a failure of the dependency.
 func (c *call) giveBack(err error, outcome mettle.Outcome) error {
-	kind, reason := stopNotRetryable, err
+	kind, reason := stopNotRetryable, error(nil)
 	switch {
 	case outcome == mettle.Success:
 		// An answer about the request is a success of the dependency.
@@ -426,16 +426,17 @@ func (c *call) giveBack(err error, outcome mettle.Outcome) error {
 	return err
 }
 
-// stop ends the call, whose last attempt ended with err, for reason.
+// stop ends the call, whose last attempt ended with err, for reason, which is nil where
+// that is err itself.
 func (c *call) stop(kind stopKind, reason, err error, outcome mettle.Outcome) error {
 	c.r.counters.stops[kind].Add(1)
 	last := err
 	if outcome == mettle.Ignored && c.failure != nil {
 		last = c.failure
 		switch {
-		case errors.Is(err, reason):
+		case reason == nil || is(err, reason):
 			reason = err
-		case !errors.Is(reason, err):
+		case !is(reason, err):
 			reason = fmt.Errorf("%w: %w", reason, err)
 		}
 	}

@@ -450,6 +450,42 @@ func TestWhoseTimeIsUp(t *testing.T) {
 	})
 }
 
+// list is an error that cannot be compared, though its type looks as if it could.
+type list struct{ details any }
+
+func (list) Error() string           { return "a list" }
+func (list) Outcome() mettle.Outcome { return mettle.Ignored }
+
+// Causes and errors are anybody's values, and a retry compares them unasked. Some panic
+// on that.
+//
+// Spec: R4, R12
+func TestErrorsThatCannotBeCompared(t *testing.T) {
+	odd := list{details: []string{"a", "b"}}
+	bubble(t, "the cause of the caller's end", func(t *testing.T) {
+		for name, err := range map[string]error{
+			"as it is": odd, "wrapped": fmt.Errorf("get: %w", odd), "nothing of it": errDown,
+		} {
+			ctx, cancel := context.WithCancelCause(bg)
+			r := retry.New(retry.Config{RetryIf: func(error) bool { return true }})
+			got := r.Do(ctx, func(context.Context) error { cancel(odd); return err })
+			var e *retry.Error
+			if !errors.As(got, &e) || !errors.As(e.Last, new(list)) && e.Last != errDown || !errors.As(e.Reason, new(list)) {
+				t.Errorf("%s: got %v, want the error and the cause", name, got)
+			}
+		}
+	})
+	bubble(t, "what follows on a failure", func(t *testing.T) {
+		err := retry.New(retry.Config{Backoff: retry.Constant(0)}).Do(bg, fails(errDown, odd).op)
+		if want := "retry: 2 attempts in 0s: the backend is down (a list)"; err.Error() != want {
+			t.Errorf("got %q, want %q", err, want)
+		}
+		if !errors.As(err, new(list)) {
+			t.Errorf("%v has lost what came last", err)
+		}
+	})
+}
+
 // early is a context whose own timer is late.
 type early struct{ context.Context }
 
