@@ -1,7 +1,7 @@
 // Package mettleotel shows the metrics of policies to OpenTelemetry.
 //
-// A policy counts what it does anyway; asynchronous instruments ask when a reader
-// collects, so that watching a policy costs its calls nothing:
+// Policies count what they do in any case, and asynchronous instruments read the counts
+// when a reader collects, so that watching a policy costs its calls nothing:
 //
 //	registration, err := mettleotel.Register(provider.Meter("payments"), payments, search)
 //
@@ -20,7 +20,8 @@
 //   - "value": not a number, or a counter that is negative or infinite.
 //   - "kind": neither a counter nor a gauge, or both under one name.
 //   - "duplicate": the same name and labels have been seen in this collection. Two
-//     policies of one kind need different names.
+//     policies of one kind have the same Name, or none, or the same policy was given
+//     twice.
 //   - "late": the name was not there when Register was called.
 package mettleotel
 
@@ -42,10 +43,12 @@ import (
 // observables and has them observed whenever a reader collects. An observable is a
 // policy, a pipeline with all its policies, or anything of the user's.
 //
-// OpenTelemetry wants to know the instruments in advance, so Register observes
-// once: a metric counts when its name is there by then, while labels may come and
-// go. The returned Registration ends it all; until then the meter keeps the
-// observables reachable.
+// OpenTelemetry needs the instruments in advance, so Register observes once: a metric
+// whose name is not yielded then is reported as "late" afterwards, while labels may
+// come and go. Prefer one Register for all policies of a meter: only within one is a
+// series that appears twice noticed and left out, and the counts of two are added up.
+// Unregister of the returned Registration ends the observation; until then the
+// meter keeps the observables reachable.
 //
 // A nil meter or observable panics. The error is that of the meter, and then
 // nothing has been registered for observation.
@@ -204,7 +207,7 @@ func attributes(labels []mettle.Label) (attribute.Set, bool) {
 
 // validName has the rule of OpenTelemetry's metrics API: a letter and then at most
 // 254 letters, digits, underscores, dots, minuses or slashes. The report's own name
-// is nobody else's.
+// is reserved.
 func validName(s string) bool {
 	for i := range len(s) {
 		c := s[i]

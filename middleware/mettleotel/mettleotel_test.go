@@ -137,6 +137,17 @@ func TestNonsenseDoesNotBreakTheCollection(t *testing.T) {
 	}
 }
 
+// Two registrations do not know of one another.
+func TestRegistrationsOfTheSameSeries(t *testing.T) {
+	reader := sdk.NewManualReader()
+	meter := sdk.NewMeterProvider(sdk.WithReader(reader)).Meter("test")
+	for _, n := range []float64{1, 2} {
+		_, err := mettleotel.Register(meter, metrics{{Name: "calls", Value: n}})
+		require.NoError(t, err)
+	}
+	assert.Equal(t, map[string]float64{"": 3}, collect(t, reader)["calls"])
+}
+
 // growing shows one more metric each time it is asked.
 type growing struct{ n int }
 

@@ -1,15 +1,15 @@
 // Package mettleprom shows the metrics of policies to Prometheus.
 //
-// A policy counts what it does anyway; the collector asks when it is scraped, so
-// that watching a policy costs its calls nothing:
+// Policies count what they do in any case, and the collector reads the counts when it
+// is scraped, so that watching a policy costs its calls nothing:
 //
 //	registry.MustRegister(mettleprom.NewCollector(payments, search))
 //
 // # Names
 //
 // A dotted name becomes a Prometheus name: mettle.retry.attempts, a counter, is
-// mettle_retry_attempts_total, and mettle.bulkhead.wait in "s" is
-// mettle_bulkhead_wait_seconds. Seconds and bytes are the only units that add to a
+// mettle_retry_attempts_total, and mettle.bulkhead.wait_time, a counter in "s", is
+// mettle_bulkhead_wait_time_seconds_total. Seconds and bytes are the only units that add to a
 // name; parts of a second ("ms", "us", "ns") are converted to seconds, as
 // Prometheus wants base units. Dots in label keys become underscores too.
 //
@@ -25,7 +25,8 @@
 //   - "value": not a number, or a counter that is negative or infinite.
 //   - "kind": neither a counter nor a gauge, or both under one name.
 //   - "duplicate": the same name and labels have been seen in this scrape. Two
-//     policies of one kind need different names.
+//     policies of one kind have the same Name, or none, or the same policy was given
+//     twice.
 //
 // The report itself is a series only when there is something to report.
 package mettleprom
@@ -44,10 +45,14 @@ import (
 // NewCollector returns a collector of the metrics of all the observables given: a
 // policy, a pipeline with all its policies, or anything of the user's.
 //
-// Prefer one collector for all policies of a registry, for only within a collector
-// is a series that appears twice noticed and left out. Several may be registered
-// all the same, since a collector describes no metric in advance: what it yields
-// is known when it is scraped.
+// Prefer one collector for all policies of a registry: only within a collector is a
+// series that appears twice noticed and left out. Any number may be registered, since
+// a collector describes no metric in advance, but two that yield the same series make
+// the whole scrape fail. Where there must be several, and the names of their policies
+// may be the same, register each with a label of its own:
+//
+//	prometheus.WrapRegistererWith(prometheus.Labels{"part": "search"}, registry).
+//		MustRegister(mettleprom.NewCollector(search))
 //
 // The collector keeps no state and may be scraped concurrently. A nil observable
 // panics.

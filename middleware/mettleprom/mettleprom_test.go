@@ -43,8 +43,8 @@ func TestNames(t *testing.T) {
 		want       string
 	}{
 		{mettle.Counter, "mettle.retry.attempts", "{attempt}", "mettle_retry_attempts_total"},
-		{mettle.Counter, "mettle.bulkhead.wait", "s", "mettle_bulkhead_wait_seconds_total"},
-		{mettle.Counter, "mettle.bulkhead.wait_seconds", "s", "mettle_bulkhead_wait_seconds_total"},
+		{mettle.Counter, "mettle.bulkhead.wait_time", "s", "mettle_bulkhead_wait_time_seconds_total"},
+		{mettle.Counter, "mine.wait_seconds", "s", "mine_wait_seconds_total"},
 		{mettle.Counter, "mine.calls_total", "1", "mine_calls_total"},
 		{mettle.Gauge, "mettle.breaker.remaining_delay", "s", "mettle_breaker_remaining_delay_seconds"},
 		{mettle.Gauge, "mettle.breaker.state", "1", "mettle_breaker_state"},
@@ -165,6 +165,27 @@ func TestSeveralCollectorsInOneRegistry(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, families, 1)
 	assert.Len(t, families[0].Metric, 2)
+}
+
+// Two collectors do not know of one another. A label for each keeps them apart.
+func TestCollectorsOfTheSameSeries(t *testing.T) {
+	same := metrics{{Name: "mettle.x.calls", Value: 1}, {Name: "not a name"}}
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(mettleprom.NewCollector(same))
+	registry.MustRegister(mettleprom.NewCollector(same))
+	_, err := registry.Gather()
+	assert.ErrorContains(t, err, "was collected before")
+
+	registry = prometheus.NewPedanticRegistry()
+	for _, part := range []string{"a", "b"} {
+		prometheus.WrapRegistererWith(prometheus.Labels{"part": part}, registry).
+			MustRegister(mettleprom.NewCollector(same))
+	}
+	families, err := registry.Gather()
+	require.NoError(t, err)
+	require.Len(t, families, 2)
+	assert.Len(t, families[0].Metric, 2)
+	assert.Len(t, families[1].Metric, 2, "the reports are apart too")
 }
 
 // counting is a policy of the kind that users write.

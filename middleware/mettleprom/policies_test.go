@@ -50,6 +50,7 @@ func TestPoliciesLint(t *testing.T) {
 func TestPoliciesKeepApart(t *testing.T) {
 	families := gather(t, mettleprom.NewCollector(pipelines("a", "b")...))
 	assert.NotContains(t, families, "mettle_dropped_metrics", "%v", families["mettle_dropped_metrics"])
+	assert.Contains(t, families, "mettle_bulkhead_wait_time_seconds_total") // as the documentation says
 	for name, series := range families {
 		labels := slices.Sorted(maps.Keys(series))
 		a := slices.DeleteFunc(slices.Clone(labels), func(l string) bool { return !strings.Contains(l, "policy=a") })
