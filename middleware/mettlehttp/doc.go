@@ -1,13 +1,37 @@
-// Package mettlehttp wears policies over net/http.
+// Package mettlehttp applies policies to net/http.
 //
 // One line gives a client the standard pipeline:
 //
 //	client.Transport = mettlehttp.NewTransport(nil, nil)
 //
 // which is, from the outside in: a total timeout of 30 s, a retry with a budget, a
-// breaker and a bulkhead for each host, and a timeout of 10 s for each attempt, all with
-// their defaults. A pipeline of one's own takes its place as the second argument, with
-// [Host] as the key for what is to be kept per host.
+// breaker, a bulkhead, and a timeout of 10 s for each attempt, all with their defaults.
+// A pipeline of one's own takes its place as the second argument, with [Host] as the key
+// for what is to be kept per host.
+//
+// # What comes back
+//
+// An HTTP client gets the last response, with its body unread and a nil error, whenever
+// the last attempt was answered: after three attempts that were answered 503 the result is
+// the third 503, and its status is for the caller to look at. An error comes back when
+// the last attempt had no answer, when a policy refused the first, and when the caller's
+// context or the total timeout ended the call.
+//
+// # Hosts
+//
+// In the standard pipeline each host (scheme, host name and port) has a breaker, a retry
+// budget and a bulkhead of its own, so that trouble at one takes nothing from the
+// others. Budgets and bulkheads are kept for 1,024 hosts: one that is idle and has its
+// budget full again, as it is after 100 s at most, makes room for the next, and where
+// none is, the hosts that come on top share one budget and one bulkhead. Breakers are
+// kept for 10,000.
+//
+// Their metrics do not grow with the hosts: those of retries, budgets and bulkheads are
+// sums over the hosts that are kept, so that mettle.bulkhead.limit is 200 with two
+// of them. The breakers are counted by state.
+//
+// All policies of the standard pipeline have "http" in their name; two pipelines that
+// are watched need to be told apart by [Named].
 //
 // # What is resent
 //

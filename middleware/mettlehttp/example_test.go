@@ -45,6 +45,24 @@ func ExampleNewTransport() {
 	// Output: 200 GET "" at attempt 3
 }
 
+// Two transports whose metrics go to one place.
+func ExampleNamed() {
+	payments := mettlehttp.NewTransport(nil, nil, mettlehttp.Named("payments"))
+	search := mettlehttp.NewTransport(nil, nil, mettlehttp.Named("search"))
+	for _, t := range []*mettlehttp.Transport{payments, search} {
+		for m := range t.Observe {
+			if m.Name == "mettle.timeout.exceeded" {
+				fmt.Println(m.Name, m.Labels, m.Value)
+			}
+		}
+	}
+	// Output:
+	// mettle.timeout.exceeded [{policy payments total}] 0
+	// mettle.timeout.exceeded [{policy payments attempt}] 0
+	// mettle.timeout.exceeded [{policy search total}] 0
+	// mettle.timeout.exceeded [{policy search attempt}] 0
+}
+
 // A pipeline of one's own, with one breaker for each host.
 func ExampleHost() {
 	server := flaky()

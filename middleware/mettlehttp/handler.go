@@ -2,6 +2,7 @@ package mettlehttp
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -16,7 +17,7 @@ import (
 
 // NewHandler returns a handler that runs every request to next under p. A nil p is a
 // bulkhead with its defaults: 100 requests at once, and nobody waits. NewHandler panics
-// when next is nil.
+// when next is nil, and when p holds a nil pointer or function or has come with [Named].
 //
 // A request that p refuses is answered before next runs: with 503, or what
 // [RefuseWith] says, and a Retry-After header. Once next has run, its answer stands
@@ -32,11 +33,13 @@ func NewHandler(next http.Handler, p mettle.Policy, opts ...Option) http.Handler
 		panic("mettlehttp: NewHandler: next is nil")
 	}
 	h := &handler{next: next, policy: p, opts: options{refuseWith: http.StatusServiceUnavailable}}
-	if p == nil {
-		h.policy = bulkhead.New(bulkhead.Config{Name: "http server"})
-	}
 	for _, o := range opts {
 		o(&h.opts)
+	}
+	if p == nil {
+		h.policy = bulkhead.New(bulkhead.Config{Name: cmp.Or(h.opts.name, "http server")})
+	} else {
+		h.opts.check("NewHandler", p)
 	}
 	return h
 }

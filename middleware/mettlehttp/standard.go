@@ -1,10 +1,15 @@
 package mettlehttp
 
 import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mettle-go/mettle"
 	"github.com/mettle-go/mettle/breaker"
+	"github.com/mettle-go/mettle/bulkhead"
 	"github.com/mettle-go/mettle/retry"
 	"github.com/mettle-go/mettle/timeout"
 )
@@ -16,14 +21,187 @@ const (
 	attemptTimeout = 10 * time.Second
 )
 
-// standard returns a new pipeline of the kind that the package documentation shows.
-func standard() mettle.Policy {
-	breakers := breaker.NewGroup[string](breaker.GroupConfig{Config: breaker.Config{Name: "http"}})
-	return mettle.Compose(
-		timeout.New(timeout.Config{Name: "http total", After: totalTimeout}),
-		retry.New(retry.Config{Name: "http"}),
-		breakers.By(Host),
-		newCompartments("http", maxHosts),
-		timeout.New(timeout.Config{Name: "http attempt", After: attemptTimeout}),
-	)
+const (
+	// maxHosts is how many hosts have a budget and a bulkhead of their own, unless more
+	// of them than that are in use at once.
+	maxHosts = 1024
+	// lookPause is how long after a vain search for a host to let go the next one is
+	// made, since it takes time and a lock.
+	lookPause = 100 * time.Millisecond
+)
+
+// standard is the pipeline that the package documentation shows. All hosts share its
+// timeouts and its group of breakers. Each has a retry, with its budget, and a bulkhead
+// of its own: one budget for all would be spent by the host that is down, and one
+// bulkhead filled by the host that hangs, at the cost of all the others.
+//
+// An idle host with a full budget has nothing to remember but its counts, so such hosts
+// make room for new ones.
+type standard struct {
+	name           string
+	total, attempt *timeout.Timeout
+	breakers       *breaker.Group[string]
+	byHost         mettle.Policy // breakers, by Host
+
+	limit    int // hosts
+	mu       sync.RWMutex
+	hosts    map[string]*host // guarded by mu, as all below
+	rest     *host            // for hosts that find no room
+	restUsed bool
+	retired  []float64 // counters of those let go, as sums has them
+	nextLook time.Time // when a host to let go may be looked for again
+}
+
+// host is what the standard pipeline keeps for one host.
+type host struct {
+	pipeline *mettle.Pipeline
+	retrier  *retry.Retrier
+	budget   *retry.Budget
+	full     float64 // the balance of a full budget
+	bulkhead *bulkhead.Bulkhead
+	calls    atomic.Int64 // under way; raised only while mu of standard is held
+}
+
+func newStandard(name string, limit int) *standard {
+	s := &standard{
+		name:     name,
+		total:    timeout.New(timeout.Config{Name: name + " total", After: totalTimeout}),
+		attempt:  timeout.New(timeout.Config{Name: name + " attempt", After: attemptTimeout}),
+		breakers: breaker.NewGroup[string](breaker.GroupConfig{Config: breaker.Config{Name: name + " host"}}),
+		limit:    limit,
+		hosts:    make(map[string]*host),
+	}
+	s.byHost = s.breakers.By(Host)
+	s.rest = s.newHost(name + " host")
+	return s
+}
+
+// newHost returns the pipeline for one host, with the name for its bulkhead.
+func (s *standard) newHost(name string) *host {
+	h := &host{
+		budget:   retry.NewBudget(retry.BudgetConfig{Name: s.name}),
+		bulkhead: bulkhead.New(bulkhead.Config{Name: name}),
+	}
+	h.full = h.budget.Balance()
+	h.retrier = retry.New(retry.Config{Name: s.name, Budget: h.budget})
+	h.pipeline = mettle.Compose(s.total, h.retrier, s.byHost, h.bulkhead, s.attempt)
+	return h
+}
+
+// Do runs op under the pipeline of its host.
+func (s *standard) Do(ctx context.Context, op func(context.Context) error) error {
+	h := s.enter(Host(ctx))
+	defer h.calls.Add(-1)
+	return h.pipeline.Do(ctx, op)
+}
+
+// enter returns what is kept for key, for a call that takes itself off calls when it
+// has ended.
+func (s *standard) enter(key string) *host {
+	s.mu.RLock()
+	h, ok := s.hosts[key]
+	if ok {
+		h.calls.Add(1)
+	}
+	s.mu.RUnlock()
+	if ok {
+		return h
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h, ok = s.hosts[key]
+	switch {
+	case ok:
+	case len(s.hosts) < s.limit || s.makeRoomLocked():
+		h = s.newHost(fmt.Sprintf("%s host[%s]", s.name, key))
+		s.hosts[key] = h
+	default:
+		h, s.restUsed = s.rest, true
+	}
+	h.calls.Add(1)
+	return h
+}
+
+// makeRoomLocked lets all hosts go that have nothing to remember, and reports whether
+// there were any. It is called once in as many new hosts.
+func (s *standard) makeRoomLocked() bool {
+	now := time.Now()
+	if now.Before(s.nextLook) {
+		return false
+	}
+	for key, h := range s.hosts {
+		if h.calls.Load() > 0 || h.budget.Balance() < h.full {
+			continue
+		}
+		delete(s.hosts, key)
+		i := 0
+		h.observe(func(m mettle.Metric) bool {
+			if i == len(s.retired) {
+				s.retired = append(s.retired, 0)
+			}
+			if m.Kind == mettle.Counter {
+				s.retired[i] += m.Value
+			}
+			i++
+			return true
+		})
+	}
+	if len(s.hosts) < s.limit {
+		return true
+	}
+	s.nextLook = now.Add(lookPause)
+	return false
+}
+
+// observe yields the metrics of what is kept for one host, the same ones for each.
+func (h *host) observe(yield func(mettle.Metric) bool) {
+	h.retrier.Observe(yield)
+	h.budget.Observe(yield)
+	h.bulkhead.Observe(yield)
+}
+
+// Observe yields the metrics of the pipeline. What there is once for each host comes as
+// a sum over the hosts, so that the number of metrics does not grow with them.
+func (s *standard) Observe(yield func(mettle.Metric) bool) {
+	more := true
+	on := func(m mettle.Metric) bool {
+		more = more && yield(m)
+		return more
+	}
+	s.total.Observe(on)
+	for _, m := range s.sums() { // complete before yield, which is not ours, runs
+		if !on(m) {
+			return
+		}
+	}
+	s.breakers.Observe(on)
+	if more {
+		s.attempt.Observe(on)
+	}
+}
+
+func (s *standard) sums() []mettle.Metric {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var sums []mettle.Metric
+	// The rest is always there, and so are the series, before the first host is.
+	s.rest.observe(func(m mettle.Metric) bool {
+		if m.Kind == mettle.Gauge && !s.restUsed {
+			m.Value = 0
+		}
+		if i := len(sums); i < len(s.retired) {
+			m.Value += s.retired[i]
+		}
+		sums = append(sums, m)
+		return true
+	})
+	for _, h := range s.hosts {
+		i := 0
+		h.observe(func(m mettle.Metric) bool {
+			sums[i].Value += m.Value
+			i++
+			return true
+		})
+	}
+	return sums
 }

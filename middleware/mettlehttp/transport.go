@@ -3,6 +3,7 @@
 package mettlehttp
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -24,38 +25,72 @@ type Transport struct {
 
 // NewTransport returns a transport that sends requests through base and runs each
 // one under p. A nil base is [http.DefaultTransport]. A nil p is the standard
-// pipeline, new with every Transport; the package documentation says what is in it.
+// pipeline, new with every Transport; the package documentation says what is in it, and
+// [Named] tells the pipelines of several Transports apart.
 //
-// A policy keeps its state across requests, so make the Transport once.
+// A policy keeps its state across requests, so make the Transport once. NewTransport
+// panics when p holds a nil pointer or function, or has come with [Named].
 func NewTransport(base http.RoundTripper, p mettle.Policy, opts ...Option) *Transport {
 	t := &Transport{base: base, policy: p}
 	if base == nil {
 		t.base = http.DefaultTransport
 	}
-	if p == nil {
-		t.policy = standard()
-	}
 	for _, o := range opts {
 		o(&t.opts)
+	}
+	if p == nil {
+		t.policy = newStandard(cmp.Or(t.opts.name, "http"), maxHosts)
+	} else {
+		t.opts.check("NewTransport", p)
 	}
 	return t
 }
 
 // Option changes what a [Transport] ([BufferBodies]) or a handler ([RefuseWith]) does
-// beside its policy. The one has no use for an option of the other, and ignores it.
+// beside its policy, or the name of the policy that both have by default ([Named]). A
+// Transport has no use for an option of handlers and ignores it, and the other way round.
 type Option func(*options)
 
 type options struct {
-	bufferMax  int64 // of a Transport; zero: no buffering
-	refuseWith int   // of a handler: the status
+	bufferMax  int64  // of a Transport; zero: no buffering
+	refuseWith int    // of a handler: the status
+	name       string // of the default policy; empty: the default
+}
+
+// check panics when p, the caller's own policy, is none, or has a name to be given.
+func (o *options) check(who string, p mettle.Policy) {
+	mettle.Compose(p) // panics when p holds nil
+	if o.name != "" {
+		panic(fmt.Sprintf("mettlehttp: %s: Named(%q) beside a policy of the caller's, whose Config has the name", who, o.name))
+	}
+}
+
+// Named sets the name of the policy that [NewTransport] and [NewHandler] make when they
+// are given none. Two that are watched side by side need different names, or their
+// metrics would be the same series. The policies of the standard pipeline are called, as
+// their label and in their errors:
+//
+//	name            the retry
+//	name + " total" and name + " attempt"    the timeouts
+//	name + " host"  the breakers and bulkheads, followed by the host in brackets in errors
+//
+// The default is "http"; for the one bulkhead of a handler it is "http server". Named
+// panics when name is empty, and NewTransport and NewHandler do when it comes with a
+// policy of the caller's.
+func Named(name string) Option {
+	if name == "" {
+		panic("mettlehttp: Named: name is empty")
+	}
+	return func(o *options) { o.name = name }
 }
 
 // BufferBodies lets requests be resent whose body cannot be made again because
 // [http.Request.GetBody] is nil: a body of known length up to limit bytes is read into
 // memory before the first attempt, if the request is otherwise one that may be
 // resent. A body that is longer, or whose ContentLength is unknown, goes out once, as it
-// does without this option. Zero buffers nothing; BufferBodies panics when limit is
-// negative.
+// does without this option: set [http.Request.ContentLength] for a reader that
+// [http.NewRequest] does not know. Zero buffers nothing; BufferBodies panics when limit
+// is negative.
 func BufferBodies(limit int64) Option {
 	if limit < 0 {
 		panic(fmt.Sprintf("mettlehttp: BufferBodies: limit is %d, must be 0 or more bytes", limit))
