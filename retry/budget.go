@@ -163,8 +163,8 @@ func (b *Budget) Withdraw(o mettle.Outcome) bool {
 }
 
 // Refund gives back what Withdraw took for o, when the resend was not sent after
-// all: the caller gave up during the wait, say. Refund at most once a withdrawal,
-// and never because a resend failed.
+// all: the caller gave up during the wait, say, or a policy further in refused it.
+// Refund at most once a withdrawal, and never because a resend failed.
 func (b *Budget) Refund(o mettle.Outcome) { b.put(b.cost(o)) }
 
 // Balance returns the tokens in the budget, between 0 and its Burst. It changes

@@ -252,7 +252,7 @@ func (r *Retrier) run(ctx context.Context, next mettle.Policy, op func(context.C
 		// other. Elsewhere the mark changes nothing.
 		return invoke(mettle.WithAttempt(ctx, n), next, op)
 	}
-	c := call{r: r, ctx: ctx, start: r.clock.Now()}
+	c := call{r: r, ctx: ctx, start: r.clock.Now(), charged: mettle.Ignored}
 	for c.n = 1; ; c.n++ {
 		attempt := mettle.WithAttempt(ctx, c.n)
 		err := c.attempt(attempt, next, op)
@@ -260,12 +260,8 @@ func (r *Retrier) run(ctx context.Context, next mettle.Policy, op func(context.C
 			r.budget.Deposit()
 			return nil
 		}
-		delay, outcome, end := c.judge(err)
-		if end != nil {
+		if end := c.after(attempt, err); end != nil {
 			return end
-		}
-		if cause := c.wait(attempt, delay, outcome, err); cause != nil {
-			return c.stop(stopContext, cause, err, outcome)
 		}
 	}
 }
@@ -278,6 +274,7 @@ type call struct {
 	n       int             // the attempt that runs or ran last, from 1
 	prev    time.Duration   // what the backoff said last
 	failure error           // the last failure of the dependency, nil while there is none
+	charged mettle.Outcome  // what the budget was charged for a resend that is not sent yet; Ignored: nothing
 }
 
 // attempt runs op once and counts what came of it.
@@ -312,42 +309,69 @@ func (c *call) traced(t *mettle.Trace, ctx context.Context, next mettle.Policy, 
 	return err
 }
 
+// after decides what follows an attempt that ended with err, and waits for it: nil for
+// another attempt, or the end of the call.
+//
+// What the budget was charged for a resend that was never sent goes back to it, however
+// the call ends: by the context or a panic before the attempt, or by a refusal further in.
+// Where a refusal is waited out, the charge is for the attempt that follows.
+func (c *call) after(attempt context.Context, err error) (end error) {
+	outcome := mettle.Classify(c.ctx, err)
+	if outcome != mettle.Ignored || !errors.Is(err, mettle.ErrRejected) {
+		c.charged = mettle.Ignored // it was sent
+	}
+	resend := false
+	defer func() {
+		if !resend {
+			c.r.budget.Refund(c.charged)
+		}
+	}()
+	delay, end := c.judge(err, outcome)
+	if end != nil {
+		return end
+	}
+	if cause := c.wait(attempt, delay, err); cause != nil {
+		return c.stop(stopContext, cause, err, outcome)
+	}
+	resend = true
+	return nil
+}
+
 // judge decides what follows on err: a resend after delay, for which the budget has
 // been charged, or the end of the call with the error end.
-func (c *call) judge(err error) (delay time.Duration, outcome mettle.Outcome, end error) {
+func (c *call) judge(err error, outcome mettle.Outcome) (delay time.Duration, end error) {
 	r := c.r
-	outcome = mettle.Classify(c.ctx, err)
 	if permanent(err) || !r.retryable(outcome, err) {
-		return 0, outcome, c.giveBack(err, outcome)
+		return 0, c.giveBack(err, outcome)
 	}
 	if c.ctx.Err() != nil {
 		cause := context.Cause(c.ctx)
 		if is(err, cause) || is(err, c.ctx.Err()) {
 			// The end of the caller's time, and nothing else, ended the attempt.
-			return 0, outcome, c.giveBack(err, mettle.Ignored)
+			return 0, c.giveBack(err, mettle.Ignored)
 		}
-		return 0, outcome, c.stop(stopContext, cause, err, outcome)
+		return 0, c.stop(stopContext, cause, err, outcome)
 	}
 	if c.n >= r.maxAttempts {
-		return 0, outcome, c.stop(stopExhausted, ErrExhausted, err, outcome)
+		return 0, c.stop(stopExhausted, ErrExhausted, err, outcome)
 	}
 	delay, ok := c.delay(err)
 	if !ok {
-		return 0, outcome, c.stop(stopRetryAfter, ErrRetryAfter, err, outcome)
+		return 0, c.stop(stopRetryAfter, ErrRetryAfter, err, outcome)
 	}
 	if deadline, ok := c.ctx.Deadline(); ok && delay >= time.Until(deadline) {
-		return 0, outcome, c.stop(stopDeadline, ErrDeadline, err, outcome)
+		return 0, c.stop(stopDeadline, ErrDeadline, err, outcome)
 	}
 	if r.maxElapsed > 0 && delay >= r.maxElapsed-c.elapsed() {
-		return 0, outcome, c.stop(stopElapsed, ErrElapsed, err, outcome)
+		return 0, c.stop(stopElapsed, ErrElapsed, err, outcome)
 	}
 	if !r.budget.Withdraw(outcome) {
-		return 0, outcome, c.stop(stopBudget, ErrBudget, err, outcome)
+		return 0, c.stop(stopBudget, ErrBudget, err, outcome)
 	}
 	if outcome != mettle.Ignored {
-		c.failure = err
+		c.failure, c.charged = err, outcome
 	}
-	return delay, outcome, nil
+	return delay, nil
 }
 
 func (r *Retrier) retryable(outcome mettle.Outcome, err error) bool {
@@ -373,15 +397,8 @@ func (c *call) delay(err error) (time.Duration, bool) {
 }
 
 // wait calls the hooks and lets delay pass. It returns the cause when ctx is done
-// before or by the end of it. Then, or when a hook panics, what the resend would have
-// cost is given back to the budget.
-func (c *call) wait(attempt context.Context, delay time.Duration, outcome mettle.Outcome, err error) (cause error) {
-	resend := false
-	defer func() {
-		if !resend {
-			c.r.budget.Refund(outcome)
-		}
-	}()
+// before or by the end of it.
+func (c *call) wait(attempt context.Context, delay time.Duration, err error) (cause error) {
 	if hook := c.r.onRetry; hook != nil {
 		hook(Event{
 			Context: attempt, Policy: c.r.name, Attempt: c.n, Delay: delay, Elapsed: c.elapsed(), Err: err,
@@ -402,7 +419,6 @@ func (c *call) wait(attempt context.Context, delay time.Duration, outcome mettle
 	if c.ctx.Err() != nil {
 		return context.Cause(c.ctx)
 	}
-	resend = true
 	return nil
 }
 

@@ -693,6 +693,68 @@ func TestBudgetIsAsked(t *testing.T) {
 	})
 }
 
+// A breaker that opened after the first attempt refuses the second. Such resends once
+// drained the budget, until the breaker had closed and nothing was left for the failures
+// that a resend mends.
+//
+// Spec: R15, R16, P8
+func TestRefusedResendIsRefunded(t *testing.T) {
+	all := func(error) bool { return true }
+	wrapped := fmt.Errorf("inner: %w", errFull)
+	onlyDown := func(err error) bool { return err == errDown }
+	nested := &retry.Error{Last: errDown, Reason: errFull} // failed, and then was refused
+	for name, tt := range map[string]struct {
+		errs    []error
+		retryIf func(error) bool
+		spent   float64
+	}{
+		"refused":                          {[]error{errDown, wrapped}, nil, 0},
+		"refused after a timeout":          {[]error{context.DeadlineExceeded, errFull}, nil, 0},
+		"refused after a resend":           {[]error{errDown, errDown, errFull}, nil, 1},
+		"waited out, and refused":          {[]error{errDown, errFull}, all, 0},
+		"waited out, and sent":             {[]error{errDown, errFull, errFull, nil}, all, 0.9}, // it earns 0.1
+		"waited out, and failed":           {[]error{errDown, errFull, errDown, errFull}, all, 1},
+		"waited out, and refused at first": {[]error{errFull, errDown, errFull, nil}, all, 0.9},
+		"an answer":                        {[]error{errDown, answer("404")}, nil, 0.9},
+		"refused in part":                  {[]error{errDown, nested}, onlyDown, 1},
+		"ignored, but sent":                {[]error{errDown, list{}}, nil, 1},
+	} {
+		bubble(t, name, func(t *testing.T) {
+			b := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1})
+			c := retry.Config{Budget: b, MaxAttempts: 4, Backoff: retry.Constant(time.Second), RetryIf: tt.retryIf}
+			_ = retry.New(c).Do(bg, fails(tt.errs...).op)
+			if got := 10 - b.Balance(); math.Abs(got-tt.spent) > 1e-9 {
+				t.Errorf("%v tokens are gone, want %v", got, tt.spent)
+			}
+		})
+	}
+	bubble(t, "refused, and the caller leaves", func(t *testing.T) {
+		b := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1})
+		ctx, cancel := context.WithCancel(bg)
+		time.AfterFunc(1500*time.Millisecond, cancel)
+		c := retry.Config{Budget: b, Backoff: retry.Constant(time.Second), RetryIf: all}
+		wantStop(t, retry.New(c).Do(ctx, fails(errDown, errFull).op), 2, 1500*time.Millisecond, errDown, context.Canceled)
+		if got := b.Balance(); got != 10 {
+			t.Errorf("balance %v, want 10", got)
+		}
+	})
+	bubble(t, "refused, and the user's code leaves", func(t *testing.T) {
+		b := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1})
+		r := retry.New(retry.Config{Budget: b, RetryIf: func(err error) bool {
+			if err == errFull {
+				panic(err)
+			}
+			return true
+		}})
+		if v, _ := leave(func() { _ = r.Do(bg, fails(errDown, errFull).op) }); v != errFull {
+			t.Errorf("recovered %v", v)
+		}
+		if got := b.Balance(); got != 10 {
+			t.Errorf("balance %v, want 10", got)
+		}
+	})
+}
+
 // Spec: R17
 func TestBudgetIsShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
