@@ -19,6 +19,7 @@ import (
 	"github.com/mettle-go/mettle"
 	"github.com/mettle-go/mettle/breaker"
 	"github.com/mettle-go/mettle/bulkhead"
+	"github.com/mettle-go/mettle/fallback"
 	"github.com/mettle-go/mettle/middleware/mettlegrpc"
 	"github.com/mettle-go/mettle/middleware/mettlehttp"
 	"github.com/mettle-go/mettle/retry"
@@ -46,7 +47,8 @@ func unindent(text string) string {
 // The functions below are compiled and not run; their bodies are the snippets.
 
 var (
-	_ = []any{oneLine, pipeline, value, httpClient, grpcClient, ownPolicy, whatFailed}
+	_ = []any{oneLine, pipeline, value, httpClient, httpServer, tenants, fallBack, sharedBudget,
+		grpcClient, ownPolicy, whatFailed}
 
 	ctx   context.Context
 	creds credentials.TransportCredentials
@@ -57,14 +59,18 @@ func charge(context.Context, string) error { return nil }
 
 func exchangeRate(context.Context, string, string) (float64, error) { return 1, nil }
 
+func currentRate(context.Context) (float64, error) { return 1, nil }
+
+func lastKnownRate(context.Context, error) (float64, error) { return 1, nil }
+
 func oneLine(client *http.Client) {
 	client.Transport = mettlehttp.NewTransport(nil, nil)
 }
 
 func pipeline() (mettle.Policy, error) {
 	payments := mettle.Compose(
-		timeout.New(timeout.Config{After: 2 * time.Second}), // all attempts together
-		retry.New(retry.Config{}),
+		timeout.New(timeout.Config{Name: "payments", After: 2 * time.Second}), // all attempts together
+		retry.New(retry.Config{Name: "payments"}),
 		breaker.New(breaker.Config{Name: "payments"}), // sees every single attempt
 		bulkhead.New(bulkhead.Config{Name: "payments", Limit: 20}),
 	)
@@ -83,6 +89,29 @@ func httpClient(payments mettle.Policy, url string) (*http.Response, error) {
 	client := &http.Client{Transport: mettlehttp.NewTransport(http.DefaultTransport, payments)}
 	resp, err := client.Get(url)
 	return resp, err
+}
+
+func httpServer(mux http.Handler) http.Handler {
+	slots := bulkhead.New(bulkhead.Config{Name: "server", Limit: 200})
+	handler := mettlehttp.NewHandler(mux, slots)
+	return handler
+}
+
+func tenants(tenantOf func(context.Context) string) mettle.Policy {
+	tenants := breaker.NewGroup[string](breaker.GroupConfig{Config: breaker.Config{Name: "tenants"}})
+	queries := mettle.Compose(retry.New(retry.Config{Name: "queries"}), tenants.By(tenantOf))
+	return queries
+}
+
+func fallBack(payments mettle.Policy) (float64, error) {
+	rate, err := fallback.Get(ctx, payments, currentRate, lastKnownRate)
+	return rate, err
+}
+
+func sharedBudget() (mettle.Policy, mettle.Policy) {
+	budget := retry.NewBudget(retry.BudgetConfig{Name: "payments"})
+	charges, refunds := retry.New(retry.Config{Budget: budget}), retry.New(retry.Config{Budget: budget})
+	return charges, refunds
 }
 
 func grpcClient(payments mettle.Policy, target string) (*grpc.ClientConn, error) {
