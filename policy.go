@@ -35,9 +35,9 @@ func (f PolicyFunc) Do(ctx context.Context, op func(context.Context) error) erro
 // argument, so that no layer of a pipeline allocates a closure per call.
 //
 // What Wrap returns runs next where the policy itself would have run op, and
-// keeps the contract of [Policy] but for one point: it need not look whether ctx
-// is done on entry, for whatever encloses it has looked already. State is
-// shared: all that is wrapped by one policy counts as calls of that one policy.
+// keeps the contract of [Policy] except for one point: it need not check whether ctx
+// is done on entry, because what encloses it has done so. State is shared: all that
+// is wrapped by one policy counts as calls of that one policy.
 type Wrapper interface {
 	Policy
 	Wrap(next Policy) Policy

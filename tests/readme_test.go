@@ -110,7 +110,8 @@ func fallBack(payments mettle.Policy) (float64, error) {
 
 func sharedBudget() (mettle.Policy, mettle.Policy) {
 	budget := retry.NewBudget(retry.BudgetConfig{Name: "payments"})
-	charges, refunds := retry.New(retry.Config{Budget: budget}), retry.New(retry.Config{Budget: budget})
+	charges := retry.New(retry.Config{Name: "charges", Budget: budget})
+	refunds := retry.New(retry.Config{Name: "refunds", Budget: budget})
 	return charges, refunds
 }
 
