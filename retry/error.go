@@ -38,13 +38,14 @@ type Error struct {
 	// Elapsed is the time from the start of the call, waits included. It is exact;
 	// the text of the error rounds it.
 	Elapsed time.Duration
-	// Last is the last failure of the operation. A refusal of an inner policy, and
-	// an attempt cut short by the caller, are Last only where nothing else failed.
+	// Last is the last failure of the operation. An error of its own that is none, a
+	// refusal by an inner policy, and an attempt cut short by the caller are Last only
+	// where nothing else failed.
 	Last error
 	// Reason is why there was no further attempt: one of ErrExhausted, ErrDeadline,
 	// ErrElapsed, ErrBudget, ErrRetryAfter; the cause of the context's end; or a
-	// refusal that followed on the failure. It wraps the error of the last attempt
-	// where that is not Last.
+	// refusal that followed on the failure. It wraps the error of the last attempt,
+	// and of the last one in which the operation ran, where they are not Last.
 	Reason error
 }
 

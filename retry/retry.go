@@ -40,6 +40,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"github.com/mettle-go/mettle"
@@ -263,6 +264,9 @@ func (r *Retrier) run(ctx context.Context, next mettle.Policy, op func(context.C
 		if end := c.after(attempt, err); end != nil {
 			return end
 		}
+		if next != nil {
+			op = c.watch(op)
+		}
 	}
 }
 
@@ -274,6 +278,8 @@ type call struct {
 	n       int             // the attempt that runs or ran last, from 1
 	prev    time.Duration   // what the backoff said last
 	failure error           // the last failure of the dependency, nil while there is none
+	own     error           // the last error of op, nil where that is the error of attempt n
+	ran     *atomic.Bool    // whether op ran in attempt n; nil: it is taken to have
 	charged mettle.Outcome  // what the budget was charged for a resend that is not sent yet; Ignored: nothing
 }
 
@@ -317,8 +323,11 @@ func (c *call) traced(t *mettle.Trace, ctx context.Context, next mettle.Policy, 
 // Where a refusal is waited out, the charge is for the attempt that follows.
 func (c *call) after(attempt context.Context, err error) (end error) {
 	outcome := mettle.Classify(c.ctx, err)
-	if outcome != mettle.Ignored || !errors.Is(err, mettle.ErrRejected) {
+	if outcome != mettle.Ignored || c.opRan() && !errors.Is(err, mettle.ErrRejected) {
 		c.charged = mettle.Ignored // it was sent
+	}
+	if c.opRan() {
+		c.own = nil
 	}
 	resend := false
 	defer func() {
@@ -370,6 +379,9 @@ func (c *call) judge(err error, outcome mettle.Outcome) (delay time.Duration, en
 	}
 	if outcome != mettle.Ignored {
 		c.failure, c.charged = err, outcome
+	}
+	if c.opRan() {
+		c.own = err
 	}
 	return delay, nil
 }
@@ -435,7 +447,7 @@ func (c *call) giveBack(err error, outcome mettle.Outcome) error {
 	case outcome == mettle.Ignored && c.ctx.Err() != nil:
 		kind, reason = stopContext, context.Cause(c.ctx)
 	}
-	if outcome == mettle.Ignored && c.failure != nil {
+	if outcome == mettle.Ignored && (c.failure != nil || c.own != nil) {
 		return c.stop(kind, reason, err, outcome)
 	}
 	c.r.counters.stops[kind].Add(1)
@@ -446,15 +458,49 @@ func (c *call) giveBack(err error, outcome mettle.Outcome) error {
 // that is err itself.
 func (c *call) stop(kind stopKind, reason, err error, outcome mettle.Outcome) error {
 	c.r.counters.stops[kind].Add(1)
-	last := err
-	if outcome == mettle.Ignored && c.failure != nil {
-		last = c.failure
-		switch {
-		case reason == nil || is(err, reason):
-			reason = err
-		case !is(reason, err):
-			reason = fmt.Errorf("%w: %w", reason, err)
-		}
+	last, before := err, c.failure
+	if before == nil {
+		before = c.own
+	}
+	hides := outcome == mettle.Ignored && before != nil
+	if hides {
+		last = before
+	}
+	if c.own != nil && !is(last, c.own) {
+		reason = because(reason, c.own)
+	}
+	if hides && (reason == nil || !is(last, err)) {
+		reason = because(reason, err)
 	}
 	return &Error{Attempts: c.n, Elapsed: c.elapsed(), Last: last, Reason: reason}
 }
+
+// because returns an error that is reason, which may be nil, and err.
+func because(reason, err error) error {
+	switch {
+	case reason == nil || is(err, reason):
+		return err
+	case is(reason, err):
+		return reason
+	default:
+		return fmt.Errorf("%w: %w", reason, err)
+	}
+}
+
+// watch has the attempts to come tell whether op ran in them. No error tells that: a
+// refusal may be one that op met itself, and is then the answer to the call. The first
+// attempt goes unwatched, or every healthy call would pay for it.
+func (c *call) watch(op func(context.Context) error) func(context.Context) error {
+	if c.ran != nil {
+		c.ran.Store(false)
+		return op
+	}
+	ran := new(atomic.Bool) // a hedge further in may run op on another goroutine
+	c.ran = ran
+	return func(ctx context.Context) error {
+		ran.Store(true)
+		return op(ctx)
+	}
+}
+
+func (c *call) opRan() bool { return c.ran == nil || c.ran.Load() }

@@ -289,6 +289,64 @@ func TestRefusalAfterFailure(t *testing.T) {
 	})
 }
 
+// own is an error of op's that is no failure, until a RetryIf says otherwise.
+type own string
+
+func (e own) Error() string         { return string(e) }
+func (own) Outcome() mettle.Outcome { return mettle.Ignored }
+
+// A RetryIf may admit errors that are no failures. One of op's own was lost once a
+// refusal followed, which for an error of that kind took its place.
+//
+// Spec: R4, R14
+func TestLastErrorOfOpIsFound(t *testing.T) {
+	met := fmt.Errorf("in op: %w", errFull) // a refusal that op met itself
+	one, two := own("one"), own("two")
+	first, second := refusal{after: -1}, refusal{after: -2}
+	for name, tt := range map[string]struct {
+		attempts []error // refusals as they are come from the policy between retry and op
+		last     error
+		found    []error
+		not      error
+	}{
+		"own":                       {[]error{one, first}, one, []error{first}, nil},
+		"own, refused twice":        {[]error{one, first, second}, one, []error{second}, nil},
+		"own after a refusal":       {[]error{first, one, second}, one, []error{second}, first},
+		"own after own":             {[]error{one, two, first}, two, []error{first}, one},
+		"own comes last":            {[]error{one, first, two}, two, nil, one},
+		"own after a failure":       {[]error{errDown, one, first}, errDown, []error{one, first}, nil},
+		"a failure after own":       {[]error{one, errDown, first}, errDown, []error{first}, one},
+		"met":                       {[]error{met, first}, met, []error{first}, nil},
+		"met, later":                {[]error{first, met, second}, met, []error{second}, nil},
+		"refusals":                  {[]error{first, second}, first, []error{second}, nil},
+		"one refusal over and over": {[]error{first, first, first}, first, nil, nil},
+	} {
+		bubble(t, name, func(t *testing.T) {
+			n := 0
+			gate := mettle.PolicyFunc(func(ctx ctx, op func(ctx) error) error {
+				n++
+				if err, ok := tt.attempts[n-1].(refusal); ok {
+					return err
+				}
+				return op(ctx)
+			})
+			r := retry.New(retry.Config{
+				MaxAttempts: len(tt.attempts), Backoff: retry.Constant(0), RetryIf: func(error) bool { return true },
+			})
+			err := mettle.Compose(r, gate).Do(bg, func(ctx) error { return tt.attempts[n-1] })
+			wantStop(t, err, len(tt.attempts), 0, tt.last, retry.ErrExhausted)
+			for _, want := range tt.found {
+				if !errors.Is(err, want) {
+					t.Errorf("%q is not found in %q", want, err)
+				}
+			}
+			if tt.not != nil && errors.Is(err, tt.not) {
+				t.Errorf("%q is still told in %q", tt.not, err)
+			}
+		})
+	}
+}
+
 // An attempt counts although an inner policy has refused it, in the middle as at the end.
 //
 // Spec: R4
@@ -728,6 +786,20 @@ func TestRefusedResendIsRefunded(t *testing.T) {
 			}
 		})
 	}
+	bubble(t, "no slot in a queue of ours", func(t *testing.T) {
+		b := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1})
+		n := 0
+		queue := mettle.PolicyFunc(func(ctx ctx, op func(ctx) error) error {
+			if n++; n == 2 {
+				return own("the attempt's time ended in the queue")
+			}
+			return op(ctx)
+		})
+		_ = mettle.Compose(retry.New(retry.Config{Budget: b}), queue).Do(bg, fails(errDown).op)
+		if got := b.Balance(); got != 10 || n != 2 {
+			t.Errorf("balance %v after %d attempts, want 10 after 2", got, n)
+		}
+	})
 	bubble(t, "refused, and the caller leaves", func(t *testing.T) {
 		b := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1})
 		ctx, cancel := context.WithCancel(bg)
