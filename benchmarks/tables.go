@@ -1,0 +1,203 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// column is a column of a table: which benchmark, and what of it.
+type column struct {
+	title string
+	key   // without rule and impl, which are the row's
+	unit  string
+	plain bool // no ratio
+}
+
+// A table has a row for each contender. The figures in it are medians over the rounds,
+// and in brackets the median of the ratios to the first row.
+type table struct {
+	title   string
+	columns []column
+	rule    string // of the rows
+}
+
+func at(bench, form string, procs int) key { return key{bench: bench, form: form, procs: procs} }
+
+// tables are those that RESULTS.md has, time first.
+func tables() []table {
+	breaker := []column{
+		{title: "closed", key: at("Breaker", "closed", 1), unit: "ns/op"},
+		{title: "with a closure", key: at("Breaker", "closure", 1), unit: "ns/op"},
+		{title: "with a deadline", key: at("Breaker", "deadline", 1), unit: "ns/op"},
+		{title: "open", key: at("Breaker", "open", 1), unit: "ns/op"},
+		{title: "shared, 1 processor", key: at("BreakerShared", "shared", 1), unit: "ns/op"},
+		{title: "shared, 2 processors", key: at("BreakerShared", "shared", 2), unit: "ns/op"},
+		{title: "idle, bytes", key: at("BreakerIdle", "idle", 1), unit: "B/breaker"},
+	}
+	bulkhead := []column{
+		{title: "free", key: at("Bulkhead", "free", 1), unit: "ns/op"},
+		{title: "with a closure", key: at("Bulkhead", "closure", 1), unit: "ns/op"},
+		{title: "full", key: at("Bulkhead", "full", 1), unit: "ns/op"},
+		{title: "shared, 1 processor", key: at("BulkheadShared", "shared", 1), unit: "ns/op"},
+		{title: "shared, 2 processors", key: at("BulkheadShared", "shared", 2), unit: "ns/op"},
+	}
+	return []table{
+		{"Breakers with a rule on the rate of failures: nanoseconds a call", breaker, "rate"},
+		{"Breakers that count failures in a row: nanoseconds a call", breaker, "consecutive"},
+		{"Bulkheads: nanoseconds a call", bulkhead, ""},
+		{"Floors: nanoseconds", []column{{title: "once", key: at("Floor", "", 1), unit: "ns/op", plain: true}}, ""},
+		{"Breakers: allocations a call", allocations(breaker[:4]), "rate"},
+		{"Breakers that count failures in a row: allocations a call", allocations(breaker[:4]), "consecutive"},
+		{"Bulkheads: allocations a call", allocations(bulkhead[:3]), ""},
+	}
+}
+
+func allocations(columns []column) []column {
+	columns = slices.Clone(columns)
+	for i := range columns {
+		columns[i].unit, columns[i].plain = "allocs/op", true
+	}
+	return columns
+}
+
+// markdown returns all tables.
+func (f *figures) markdown() string {
+	var w strings.Builder
+	fmt.Fprintf(&w, "`%s`, at revision %s:\n%s rounds with %s on %s/%s (%s, %s processors), load average at most %s.\n\n",
+		f.config["command"], f.config["revision"], f.config["rounds"], f.config["toolchain"],
+		f.config["goos"], f.config["goarch"], f.config["cpu"], f.config["processors"], f.config["load"])
+	for peer := range strings.FieldsSeq(f.config["peers"]) {
+		fmt.Fprintf(&w, "- %s\n", peer)
+	}
+	w.WriteString("\n### What was to be reached\n\n" + f.verdicts())
+	for _, t := range tables() {
+		fmt.Fprintf(&w, "\n### %s\n\n%s", t.title, f.table(t))
+	}
+	return w.String()
+}
+
+func (f *figures) table(t table) string {
+	var w strings.Builder
+	w.WriteString("| |")
+	for _, c := range t.columns {
+		w.WriteString(" " + c.title + " |")
+	}
+	w.WriteString("\n|---|" + strings.Repeat("--:|", len(t.columns)) + "\n")
+	rows := f.rows(t)
+	for _, impl := range rows {
+		w.WriteString("| " + impl + " |")
+		for _, c := range t.columns {
+			c.rule, c.impl = t.rule, impl
+			base := c
+			base.impl = rows[0]
+			w.WriteString(" " + f.cell(c, base) + " |")
+		}
+		w.WriteString("\n")
+	}
+	return w.String()
+}
+
+// rows returns who is in a table, in the order of the benchmarks.
+func (f *figures) rows(t table) (impls []string) {
+	for _, k := range f.keys {
+		if k.bench == t.columns[0].bench && k.form == t.columns[0].form && k.rule == t.rule {
+			impls = append(impls, k.impl)
+		}
+	}
+	return impls
+}
+
+func (f *figures) cell(c, base column) string {
+	q := quantity{c.key, c.unit}
+	values := f.of(q)
+	if values == nil {
+		return "–"
+	}
+	text := number(median(values), c.unit)
+	if !c.plain && c.impl != base.impl {
+		text += " (" + digits(median(f.ratios(q, quantity{base.key, base.unit}))) + "×)"
+	}
+	return text
+}
+
+// digits returns v with as many digits as mean something: three, or all of those before
+// the point.
+func digits(v float64) string {
+	places := 2
+	if v != 0 {
+		places -= int(math.Floor(math.Log10(math.Abs(v))))
+	}
+	return strconv.FormatFloat(v, 'f', min(max(places, 0), 3), 64)
+}
+
+// number is digits of what was measured in unit. Bytes and allocations are whole.
+func number(v float64, unit string) string {
+	if unit != "ns/op" {
+		return strconv.FormatFloat(v, 'f', 0, 64)
+	}
+	return digits(v)
+}
+
+// bar is a limit that a figure of ours, or its ratio to another, is to keep.
+type bar struct {
+	what  string
+	q     quantity
+	base  quantity // zero: q itself is measured
+	limit float64
+	below bool // the limit itself is too much
+}
+
+func bars() []bar {
+	in := func(unit, bench, form, rule, impl string, procs int) quantity {
+		return quantity{key{bench, form, rule, impl, procs}, unit}
+	}
+	breaker := func(form, rule, impl string) quantity { return in("ns/op", "Breaker", form, rule, impl, 1) }
+	shared := func(procs int) quantity { return in("ns/op", "BreakerShared", "shared", "rate", "mettle", procs) }
+	bulkhead := func(impl string) quantity { return in("ns/op", "Bulkhead", "free", "", impl, 1) }
+	clock := in("ns/op", "Floor", "", "", "time.Since", 1)
+	return []bar{
+		{"breaker closed, over `time.Since`", breaker("closed", "rate", "mettle"), clock, 1.6, false},
+		{"breaker closed, over gobreaker with its rolling window",
+			breaker("closed", "rate", "mettle"), breaker("closed", "rate", "gobreaker-rolling"), 1.0 / 3, false},
+		{"breaker closed, failures in a row only, over `time.Since`",
+			breaker("closed", "consecutive", "mettle-consecutive"), clock, 1, true},
+		{"breaker open, over `time.Since`", breaker("open", "rate", "mettle"), clock, 2.5, false},
+		{"breaker open, allocations", in("allocs/op", "Breaker", "open", "rate", "mettle", 1), quantity{}, 0, false},
+		{"breaker shared, a call on 2 processors over one on 1", shared(2), shared(1), 1, false},
+		{"breaker idle, bytes", in("B/breaker", "BreakerIdle", "idle", "rate", "mettle", 1), quantity{}, 512, true},
+		{"breaker idle, goroutines", in("goroutines/breaker", "BreakerIdle", "idle", "rate", "mettle", 1), quantity{}, 0, false},
+		{"bulkhead free, over `semaphore.Weighted` with TryAcquire", bulkhead("mettle"), bulkhead("semaphore"), 1.3, false},
+		{"bulkhead's permit, over `semaphore.Weighted` with Acquire", bulkhead("mettle-permit"), bulkhead("semaphore-acquire"), 1.3, false},
+	}
+}
+
+// verdicts returns the table of bars: the median over the rounds decides.
+func (f *figures) verdicts() string {
+	var w strings.Builder
+	w.WriteString("| | limit | median | middle half of the rounds | |\n|---|--:|--:|--:|---|\n")
+	for _, b := range bars() {
+		values, unit := f.of(b.q), b.q.unit
+		if b.base != (quantity{}) {
+			values, unit = f.ratios(b.q, b.base), "ns/op" // as exact as a time
+		}
+		sign := "≤ "
+		if b.below {
+			sign = "< "
+		}
+		fmt.Fprintf(&w, "| %s | %s%s |", b.what, sign, number(b.limit, unit))
+		if values == nil {
+			w.WriteString(" – | – | not measured |\n")
+			continue
+		}
+		verdict := "pass"
+		if m := median(values); m > b.limit || b.below && m == b.limit {
+			verdict = "**fail**"
+		}
+		fmt.Fprintf(&w, " %s | %s to %s | %s |\n", number(median(values), unit),
+			number(quantile(values, 0.25), unit), number(quantile(values, 0.75), unit), verdict)
+	}
+	return w.String()
+}

@@ -1,0 +1,165 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// The tables in RESULTS.md are those that the data gives. Before anything was
+// measured there are none.
+func TestResultsAreThoseOfTheData(t *testing.T) {
+	page, err := os.ReadFile(resultsFile)
+	require.NoError(t, err)
+	tables := ""
+	switch text, err := os.ReadFile(dataFile); {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		t.Fatal(err)
+	default:
+		f, err := readFigures(string(text))
+		require.NoError(t, err)
+		tables = f.markdown()
+	}
+	want, err := splice(string(page), tables)
+	require.NoError(t, err)
+	assert.Equal(t, want, string(page), "see go run ./benchmarks -table")
+}
+
+const sample = `rounds: 3
+command: go run ./benchmarks -rounds 3
+peers: example.com/a@v1.0.0
+goos: plan9
+goarch: mips
+cpu: abacus
+BenchmarkFloor/impl=time.Since                                   100 20.0 ns/op 0 B/op 0 allocs/op
+BenchmarkBreaker/case=closed/rule=rate/impl=mettle               100 32.0 ns/op 0 B/op 0 allocs/op
+BenchmarkBreaker/case=closed/rule=rate/impl=gobreaker-rolling    100 90.0 ns/op 0 B/op 0 allocs/op
+BenchmarkBreaker/case=open/rule=rate/impl=mettle                 100 40.0 ns/op 8 B/op 1 allocs/op
+BenchmarkBreakerShared/case=shared/rule=rate/impl=mettle         100 30.0 ns/op
+BenchmarkBreakerShared/case=shared/rule=rate/impl=mettle-2       100 31.0 ns/op
+BenchmarkBreakerIdle/case=idle/rule=rate/impl=mettle             100 512.0 B/breaker 0 goroutines/breaker
+BenchmarkFloor/impl=time.Since                                   100 200 ns/op 0 B/op 0 allocs/op
+BenchmarkBreaker/case=closed/rule=rate/impl=mettle               100 320 ns/op 0 B/op 0 allocs/op
+BenchmarkBreaker/case=closed/rule=rate/impl=gobreaker-rolling    100 900 ns/op 0 B/op 0 allocs/op
+BenchmarkBreaker/case=open/rule=rate/impl=mettle                 100 400 ns/op 8 B/op 1 allocs/op
+BenchmarkBreakerShared/case=shared/rule=rate/impl=mettle         100 30.0 ns/op
+BenchmarkBreakerShared/case=shared/rule=rate/impl=mettle-2       100 29.0 ns/op
+BenchmarkBreakerIdle/case=idle/rule=rate/impl=mettle             100 512.0 B/breaker 0 goroutines/breaker
+BenchmarkFloor/impl=time.Since                                   100 20.0 ns/op 0 B/op 0 allocs/op
+BenchmarkBreaker/case=closed/rule=rate/impl=mettle               100 36.0 ns/op 0 B/op 0 allocs/op
+BenchmarkBreaker/case=closed/rule=rate/impl=gobreaker-rolling    100 120 ns/op 0 B/op 0 allocs/op
+BenchmarkBreaker/case=open/rule=rate/impl=mettle                 100 52.0 ns/op 8 B/op 1 allocs/op
+BenchmarkBreakerShared/case=shared/rule=rate/impl=mettle         100 30.0 ns/op
+BenchmarkBreakerShared/case=shared/rule=rate/impl=mettle-2       100 31.5 ns/op
+BenchmarkBreakerIdle/case=idle/rule=rate/impl=mettle             100 512.0 B/breaker 0 goroutines/breaker
+`
+
+// The second round of the sample is ten times slower, which medians of ratios within a
+// round do not notice.
+func TestVerdicts(t *testing.T) {
+	f, err := readFigures(sample)
+	require.NoError(t, err)
+	verdicts := f.verdicts()
+	for _, want := range []string{
+		"| breaker closed, over `time.Since` | ≤ 1.60 | 1.60 | 1.60 to 1.70 | pass |",
+		"| breaker closed, over gobreaker with its rolling window | ≤ 0.333 | 0.356 | 0.328 to 0.356 | **fail** |",
+		"| breaker open, over `time.Since` | ≤ 2.50 | 2.00 | 2.00 to 2.30 | pass |",
+		"| breaker open, allocations | ≤ 0 | 1 | 1 to 1 | **fail** |",
+		"| breaker shared, a call on 2 processors over one on 1 | ≤ 1.00 | 1.03 | 1.00 to 1.04 | **fail** |",
+		"| breaker idle, bytes | < 512 | 512 | 512 to 512 | **fail** |",
+		"| breaker idle, goroutines | ≤ 0 | 0 | 0 to 0 | pass |",
+		"| bulkhead free, over `semaphore.Weighted` with TryAcquire | ≤ 1.30 | – | – | not measured |",
+	} {
+		assert.Contains(t, verdicts, want)
+	}
+	assert.Equal(t, len(bars())+2, strings.Count(verdicts, "\n"))
+}
+
+func TestTable(t *testing.T) {
+	f, err := readFigures(sample)
+	require.NoError(t, err)
+	tables := f.markdown()
+	for _, want := range []string{
+		"`go run ./benchmarks -rounds 3`",
+		"on plan9/mips (abacus,",
+		"- example.com/a@v1.0.0\n",
+		"| | closed | with a closure | with a deadline | open | shared, 1 processor | shared, 2 processors | idle, bytes |\n|---|--:|",
+		"| mettle | 36.0 | – | – | 52.0 | 30.0 | 31.0 | 512 |\n",
+		"| gobreaker-rolling | 120 (2.81×) | – | – | – | – | – | – |\n",
+		"| mettle | 0 | – | – | 1 |\n",
+		"| time.Since | 20.0 |\n",
+	} {
+		assert.Contains(t, tables, want)
+	}
+}
+
+func TestReadFiguresRefusesWhatIsIncomplete(t *testing.T) {
+	lines := strings.SplitAfter(sample, "\n")
+	for name, text := range map[string]string{
+		"a result is missing":   strings.Join(lines[:len(lines)-2], ""),
+		"no rounds":             strings.Join(lines[1:], ""),
+		"a result is malformed": sample + "BenchmarkFloor/impl=cas 100 x ns/op\n",
+	} {
+		_, err := readFigures(text)
+		assert.Error(t, err, name)
+	}
+}
+
+func TestQuantile(t *testing.T) {
+	assert.Equal(t, 7.0, median([]float64{7}))
+	assert.Equal(t, 2.0, median([]float64{3, 1, 2}))
+	assert.Equal(t, 2.5, median([]float64{4, 1, 3, 2}))
+	assert.Equal(t, 1.0, quantile([]float64{4, 1, 3, 2}, 0))
+	assert.Equal(t, 4.0, quantile([]float64{4, 1, 3, 2}, 1))
+}
+
+func TestNumber(t *testing.T) {
+	for v, want := range map[float64]string{
+		0: "0.00", 1: "1.00", 512: "512", 0.3333: "0.333", 0.0278: "0.028", 1.604: "1.60",
+		2.5: "2.50", 38.48: "38.5", 487.6: "488", 7062.4: "7062",
+	} {
+		assert.Equal(t, want, number(v, "ns/op"))
+	}
+	assert.Equal(t, "496", number(496.04, "B/breaker"))
+}
+
+func TestSplice(t *testing.T) {
+	page, err := splice("before\n"+begin+"old\n"+end+"after\n", "new\n")
+	assert.NoError(t, err)
+	assert.Equal(t, "before\n"+begin+"\nnew\n\n"+end+"after\n", page)
+	for _, page := range []string{"", begin, end, end + begin} {
+		_, err := splice(page, "new\n")
+		assert.Error(t, err, page)
+	}
+}
+
+func TestFlags(t *testing.T) {
+	for args, want := range map[string]string{
+		"":                        "",
+		"-dry -rounds 1":          "",
+		"-table -rounds 1":        "",
+		"-rounds 10":              "",
+		"-rounds 9":               "-rounds is 9",
+		"-rounds 0 -dry":          "-rounds is 0",
+		"-benchtime 0s":           "-benchtime is 0s",
+		"-benchtime x":            "invalid value",
+		"-rounds 10 quick":        `"quick" is no flag`,
+		"-no-such-flag":           "not defined",
+		"-h":                      "Examples:",
+		"-benchtime 1s -rounds 5": "-rounds is 5",
+	} {
+		var told strings.Builder
+		_, err := parse(strings.Fields(args), &told)
+		assert.Equal(t, want != "", err != nil, args)
+		assert.Contains(t, told.String(), want, args)
+	}
+	_, err := parse([]string{"-rounds", "12"}, io.Discard)
+	assert.NoError(t, err)
+}
