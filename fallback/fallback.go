@@ -116,10 +116,11 @@ func (f *Fallback) standIn(ctx context.Context, err error) error {
 			f.failed.Add(1)
 		}
 	}()
+	outcome := mettle.Classify(ctx, err) // now: the caller may leave while Run runs
 	fellBack(ctx, f.config.Name, err)
 	second := f.config.Run(ctx, err)
 	helped = second == nil
-	return join(ctx, f.config.Name, err, second)
+	return join(outcome, f.config.Name, err, second)
 }
 
 // Get runs fn under p, as [mettle.Get] does, and alt in its place when that fails:
@@ -142,10 +143,11 @@ func Get[T any](ctx context.Context, p mettle.Policy, fn func(context.Context) (
 	if err == nil {
 		return v, nil
 	}
+	outcome := mettle.Classify(ctx, err)
 	fellBack(ctx, "", err)
 	v, second := alt(ctx, err)
 	if second != nil {
-		return zero, join(ctx, "", err, second)
+		return zero, join(outcome, "", err, second)
 	}
 	return v, nil
 }
@@ -156,9 +158,9 @@ func fellBack(ctx context.Context, name string, err error) {
 	}
 }
 
-// join returns the error of a call whose operation failed with err and whose
-// fallback ended with second.
-func join(ctx context.Context, name string, err, second error) error {
+// join returns the error of a call whose operation failed with err, which was an
+// outcome, and whose fallback ended with second.
+func join(outcome mettle.Outcome, name string, err, second error) error {
 	if second == nil {
 		return nil
 	}
@@ -166,7 +168,7 @@ func join(ctx context.Context, name string, err, second error) error {
 	if reflect.ValueOf(err).Comparable() && reflect.ValueOf(second).Comparable() && err == second {
 		return err
 	}
-	return &Error{Name: name, Err: err, Fallback: second, outcome: mettle.Classify(ctx, err), classified: true}
+	return &Error{Name: name, Err: err, Fallback: second, outcome: outcome, classified: true}
 }
 
 // Error is the error of a call that failed and whose fallback failed as well: the
@@ -177,7 +179,7 @@ type Error struct {
 	Err      error  // what the fallback was to stand in for
 	Fallback error  // what the fallback returned
 
-	outcome    mettle.Outcome // of Err under the caller's context
+	outcome    mettle.Outcome // of Err under the caller's context, before the fallback ran
 	classified bool           // false in a literal of the user's
 }
 

@@ -166,6 +166,35 @@ func TestOutcomeIsThatOfTheOperation(t *testing.T) {
 	}
 }
 
+// A dependency may cancel by itself, which is its failure while the caller waits. The
+// caller once turned that into a cancellation of its own by leaving during Run.
+//
+// Spec: F1, B19
+func TestOutcomeIsThatOfTheTimeBeforeRun(t *testing.T) {
+	gaveUp := fmt.Errorf("rpc: %w", context.Canceled)
+	fails := func(context.Context) error { return gaveUp }
+	for name, call := range map[string]func(context.Context, func(context.Context, error) error) error{
+		"Do": func(ctx context.Context, run func(context.Context, error) error) error {
+			return fallback.New(fallback.Config{Run: run}).Do(ctx, fails)
+		},
+		"Get": func(ctx context.Context, run func(context.Context, error) error) error {
+			_, err := fallback.Get(ctx, mettle.Compose(),
+				func(ctx context.Context) (int, error) { return 0, fails(ctx) },
+				func(ctx context.Context, err error) (int, error) { return 0, run(ctx, err) })
+			return err
+		},
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		err := call(ctx, func(context.Context, error) error { cancel(); return errFull })
+		if !errors.Is(err, gaveUp) || !errors.Is(err, errFull) {
+			t.Errorf("%s: got %v", name, err)
+		}
+		if got := mettle.Classify(ctx, err); got != mettle.Failure {
+			t.Errorf("%s: %v is %v, want failure", name, err, got)
+		}
+	}
+}
+
 // incomparable is an error that == panics on, which its type does not show.
 type incomparable struct{ detail any }
 
