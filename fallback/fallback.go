@@ -8,6 +8,7 @@ package fallback
 import (
 	"context"
 	"errors"
+	"fmt"
 	"reflect"
 	"sync/atomic"
 
@@ -189,19 +190,24 @@ func (e *Error) Error() string {
 	if e.Name != "" {
 		s += e.Name + ": "
 	}
-	return s + e.Err.Error() + "; the fallback failed: " + e.Fallback.Error()
+	return s + fmt.Sprintf("%v; the fallback failed: %v", e.Err, e.Fallback)
 }
 
 // Unwrap returns both errors, the operation's first.
 func (e *Error) Unwrap() []error { return []error{e.Err, e.Fallback} }
 
 // Outcome returns that of the operation's error, by [mettle.Classify]: how the
-// fallback failed says nothing about the dependency.
+// fallback failed says nothing about the dependency. Without an Err, as in the zero
+// Error, it is [mettle.Failure]: an error is never a success by what it lacks.
 func (e *Error) Outcome() mettle.Outcome {
-	if !e.classified {
+	switch {
+	case e.classified:
+		return e.outcome
+	case e.Err == nil:
+		return mettle.Failure
+	default:
 		return mettle.Classify(context.Background(), e.Err)
 	}
-	return e.outcome
 }
 
 // Stats is a snapshot of what a [Fallback] has counted since it was made.

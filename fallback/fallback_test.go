@@ -195,6 +195,17 @@ func TestOutcomeIsThatOfTheTimeBeforeRun(t *testing.T) {
 	}
 }
 
+// An error without a class is a failure, not a success.
+func TestZeroError(t *testing.T) {
+	var zero fallback.Error
+	if got := mettle.Classify(t.Context(), &zero); got != mettle.Failure {
+		t.Errorf("outcome %v, want failure", got)
+	}
+	if got, want := zero.Error(), "fallback: <nil>; the fallback failed: <nil>"; got != want {
+		t.Errorf("text %q, want %q", got, want)
+	}
+}
+
 // incomparable is an error that == panics on, which its type does not show.
 type incomparable struct{ detail any }
 

@@ -70,7 +70,12 @@ func (e *Error) Unwrap() []error { return []error{e.Last, e.Reason} }
 
 // Outcome returns the class of Last, so that an enclosing policy sees the failure of
 // the dependency and not the refusal or cancellation that kept it from being retried.
+// Without a Last, as in the zero Error, it is [mettle.Failure]: an error is never a
+// success by what it lacks.
 func (e *Error) Outcome() mettle.Outcome {
+	if e.Last == nil {
+		return mettle.Failure
+	}
 	return mettle.Classify(context.Background(), e.Last)
 }
 

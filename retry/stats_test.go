@@ -247,6 +247,9 @@ func TestErrorText(t *testing.T) {
 	if got := new(retry.Error); errors.Is(got, errDown) || errors.As(got, new(refusal)) {
 		t.Error("the zero Error is something")
 	}
+	if got := mettle.Classify(bg, new(retry.Error)); got != mettle.Failure {
+		t.Errorf("the zero Error is a %v, want a failure", got)
+	}
 }
 
 // Spec: R4
