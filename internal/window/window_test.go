@@ -88,6 +88,9 @@ func TestAgreesWithNaive(t *testing.T) {
 			w.Add(now, bad)
 			n.add(now, bad)
 			check(t, w, n, now)
+			if r.IntN(8) == 0 { // looking moves nothing
+				check(t, w, n, now+r.Int64N(20*n.width))
+			}
 		}
 	}
 }
@@ -106,6 +109,7 @@ func FuzzAgreesWithNaive(f *testing.F) {
 			w.Add(now, b&1 == 1)
 			n.add(now, b&1 == 1)
 			check(t, w, n, now)
+			check(t, w, n, now+int64(b>>1)*n.width/4)
 		}
 	})
 }
@@ -209,6 +213,60 @@ func TestLateEventCounts(t *testing.T) {
 	}
 }
 
+// What another goroutine counted after now was read is in the sum, and what that
+// event moved out of the window is not.
+//
+// Spec: B9
+func TestSumSeesLaterEvents(t *testing.T) {
+	w := New(Buckets*time.Second, 0)
+	w.Add(0, true)
+	w.Add(Buckets*int64(time.Second), false)
+	if total, bad, newest := w.Sum(Buckets*int64(time.Second) - 1); total != 1 || bad != 0 || newest != 1 {
+		t.Errorf("Sum = %d, %d, %d in the newest; want 1, 0, 1", total, bad, newest)
+	}
+}
+
+// AddGood counts where all there is to do is to add one to the newest bucket, and
+// leaves the rest to Add.
+//
+// Spec: B27, B9
+func TestAddGood(t *testing.T) {
+	const second = int64(time.Second)
+	for _, v := range []struct {
+		name string
+		set  func(w *Window)
+		now  int64
+		want bool
+	}{
+		{"more than least", func(w *Window) { w.buckets[0].Store(pack(0, 1, 3)) }, 0, true},
+		{"end of the bucket", func(w *Window) { w.buckets[0].Store(pack(0, 1, 3)) }, second - 1, true},
+		{"least", func(w *Window) { w.buckets[0].Store(pack(0, 1, 2)) }, 0, false},
+		{"room for one", func(w *Window) { w.buckets[0].Store(pack(0, 1, countMax-1)) }, 0, true},
+		{"full", func(w *Window) { w.buckets[0].Store(pack(0, 1, countMax)) }, 0, false},
+		{"next bucket", func(w *Window) { w.buckets[0].Store(pack(0, 1, 3)) }, second, false},
+		{"held up", func(w *Window) { w.Add(second, false); w.buckets[0].Store(pack(0, 1, 3)) }, 0, false},
+		// Between the steps in which another goroutine moves the window on, the newest
+		// epoch's slot holds an older bucket.
+		{"old bucket", func(w *Window) { w.buckets[0].Store(pack(0, 1, 3)); w.newest.Store(Buckets) }, Buckets * second, false},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			w := New(Buckets*time.Second, 0)
+			v.set(w)
+			before := w.buckets[0].Load()
+			if got := w.AddGood(v.now, 2); got != v.want {
+				t.Errorf("AddGood = %v", got)
+			}
+			var one uint64
+			if v.want {
+				one = 1
+			}
+			if got := w.buckets[0].Load(); got != before+one {
+				t.Errorf("the bucket went from %#x to %#x", before, got)
+			}
+		})
+	}
+}
+
 // Resize moves what is still inside to a window of another span.
 //
 // Spec: B25
@@ -232,6 +290,26 @@ func TestResize(t *testing.T) {
 				t.Errorf("Lifetime = %d, want 16", all)
 			}
 		})
+	}
+}
+
+// Full buckets that fall into one are halved until they fit: the ratio stands and no
+// field carries into the next.
+//
+// Spec: B25, B27
+func TestResizeFullBuckets(t *testing.T) {
+	w := New(Buckets*time.Second, 0)
+	for e := range int64(8) {
+		w.buckets[e].Store(pack(e, countMax/4, countMax))
+	}
+	w.newest.Store(7)
+	now := 7 * int64(time.Second)
+	total, bad, newest := w.Resize(8*Buckets*time.Second, now).Sum(now)
+	if total > countMax || total < countMax/4 || newest != total {
+		t.Errorf("Sum = %d, %d in the newest; out of bounds", total, newest)
+	}
+	if r := float64(bad) / float64(total); r < 0.2499 || r > 0.2501 {
+		t.Errorf("the ratio became %v, want 0.25", r)
 	}
 }
 
