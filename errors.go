@@ -6,9 +6,19 @@ import (
 )
 
 // ErrRejected is what every refusal of a policy Is: breaker open, bulkhead full,
-// and whatever a policy of your own refuses for, such as a rate limit. The operation
-// did not run, and the refusal says nothing about the dependency, so an enclosing
-// policy counts it as [Ignored].
+// and whatever a policy of your own refuses for, such as a rate limit. The policy did
+// not run what it encloses, and the refusal says nothing about the dependency, so an
+// enclosing policy counts it as [Ignored].
+//
+// That err Is ErrRejected does not say that the operation never ran. A refusal may
+// follow a failure, and the error is both: a retry.Error whose resend was refused, a
+// fallback.Error whose Run was refused. The outcome of these is that of the failure. The
+// test for a call that was refused and had not failed before is
+//
+//	errors.Is(err, mettle.ErrRejected) && mettle.Classify(ctx, err) == mettle.Ignored
+//
+// A call that was cancelled halfway is Ignored as well, and may meet a refusal after
+// that. Before a payment is made elsewhere, say, have the operation note that it ran.
 //
 // Use [errors.Is] with the kind (breaker.ErrOpen, bulkhead.ErrFull) and [errors.As]
 // with its type to learn which policy refused.

@@ -175,6 +175,9 @@ func join(outcome mettle.Outcome, name string, err, second error) error {
 // Error is the error of a call that failed and whose fallback failed as well: the
 // work was neither done nor saved. [errors.Is] and [errors.As] find both errors,
 // the operation's first.
+//
+// An Error Is [mettle.ErrRejected] where a Run was refused, although the operation may
+// have run: Err tells. See [mettle.ErrRejected] for a test that is safe.
 type Error struct {
 	Name     string // the policy's; empty for one without, and for Get
 	Err      error  // what the fallback was to stand in for

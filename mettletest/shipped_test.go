@@ -392,6 +392,44 @@ func TestFailureBeforeARefusalCounts(t *testing.T) {
 	})
 }
 
+// ErrRejected was once said to mean that the operation did not run. It does not where a
+// refusal follows a failure; the outcome tells the two apart.
+//
+// Spec: P8, R4, F1
+func TestRefusedIsNotUnsent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		open := breaker.New(breaker.Config{})
+		open.Trip("test")
+		for name, test := range map[string]struct {
+			p      mettle.Policy
+			unsent bool
+		}{
+			"refused":        {open, true},
+			"refused inside": {mettle.Compose(standard(), open), true},
+			"refused, and the fallback as well": {mettle.Compose(
+				fallback.New(fallback.Config{Run: func(ctx context.Context, _ error) error { return open.Do(ctx, succeed) }}),
+				bulkhead.New(bulkhead.Config{}),
+				open,
+			), true},
+			"the resend refused": {mettle.Compose(
+				retry.New(retry.Config{}), breaker.New(breaker.Config{Consecutive: 1}),
+			), false},
+			"the fallback refused": {fallback.New(fallback.Config{
+				Run: func(ctx context.Context, _ error) error { return open.Do(ctx, succeed) },
+			}), false},
+		} {
+			ran := false
+			err := test.p.Do(bg, func(context.Context) error { ran = true; return errors.New("boom") })
+			if !errors.Is(err, mettle.ErrRejected) || ran == test.unsent {
+				t.Fatalf("%s: op ran: %t, %v", name, ran, err)
+			}
+			if unsent := mettle.Classify(bg, err) == mettle.Ignored; unsent != test.unsent {
+				t.Errorf("%s: op ran: %t, and %v is ignored: %t", name, ran, err, unsent)
+			}
+		}
+	})
+}
+
 // An attempt that its own timeout cut short is a failure that is sent again; the
 // total timeout ends the call.
 //

@@ -31,6 +31,9 @@ var (
 // Error is returned when a call failed in a way that could have been retried, and
 // was not or no more. It Is both Last and Reason. It is made for one call and
 // belongs to the caller.
+//
+// An Error Is [mettle.ErrRejected] where Reason is a refusal, although the operation ran
+// and failed before that: Last tells. See [mettle.ErrRejected] for a test that is safe.
 type Error struct {
 	// Attempts is how many attempts were made, at least 1. An attempt that an inner
 	// policy refused is one of them, although the operation did not run in it.

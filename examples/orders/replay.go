@@ -87,7 +87,8 @@ func (r *replayer) replay(ctx context.Context, rec store.Record) error {
 	o := rec.Order
 	// The call is not cut short when the program stops: it has its own timeout, and
 	// half a payment is only more doubt.
-	again, err := r.pipeline.replay(context.WithoutCancel(ctx), o)
+	ctx = context.WithoutCancel(ctx)
+	again, err := r.pipeline.replay(ctx, o)
 	var status *statusError
 	switch {
 	case err == nil:
@@ -96,8 +97,10 @@ func (r *replayer) replay(ctx context.Context, rec store.Record) error {
 			r.report.replayed(rec, again)
 		}
 		return err
-	case errors.Is(err, mettle.ErrRejected):
-		// Not sent, so not tried. It is due when the breaker lets somebody through.
+	case errors.Is(err, mettle.ErrRejected) && mettle.Classify(ctx, err) == mettle.Ignored:
+		// Not sent, so not tried. ErrRejected alone would not say so: with a retry in the
+		// pipeline, an order may be refused after it was sent. It is due when the breaker
+		// lets somebody through.
 		r.store.Postpone(o.Customer, r.pipeline.breaker.RemainingDelay()+5*time.Millisecond, false)
 		return nil
 	case errors.As(err, &status) && status.never():
