@@ -62,7 +62,11 @@ func main() {
 	case err != nil:
 		os.Exit(2)
 	}
-	if err := run(ctx, o, os.Args[1:]); err != nil {
+	err = run(ctx, o, os.Args[1:])
+	if err != nil && ctx.Err() != nil {
+		err = errors.New("interrupted, nothing written")
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "benchmarks:", err)
 		os.Exit(1)
 	}

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -111,9 +110,6 @@ func runPass(ctx context.Context, w *bytes.Buffer, binary string, run pass, o op
 		}
 	}
 	if err := cmd.Wait(); err != nil {
-		if ctx.Err() != nil {
-			return errors.New("interrupted, nothing written")
-		}
 		return fmt.Errorf("%v: %w\n%s%s", cmd.Args, err, other.String(), stderr.String())
 	}
 	return nil
