@@ -9,18 +9,19 @@ import (
 
 // Pipeline is a chain of policies that acts as one. It is made by [Compose], is
 // immutable, and may be used from many goroutines at once. A Pipeline is a
-// [Policy] and a [Wrapper], so pipelines compose.
+// [Policy] and a [Wrapper], so pipelines compose. The zero Pipeline has no policies:
+// it runs the operation as it is.
 type Pipeline struct {
 	policies []Policy
-	chain    Policy // policies bound inside out, ending in direct
+	chain    Policy // policies bound inside out, ending in direct; nil in the zero Pipeline
 }
 
 // Compose returns a pipeline that runs an operation under all the policies given.
 // The first is the outermost: it is entered first and left last. None at all runs
 // the operation as it is.
 //
-// Compose panics when a policy is nil, and says which; that includes a nil
-// pointer or function held in a non-nil interface.
+// Compose panics when a policy is nil, or the Wrap of one returns nil, and says which;
+// that includes a nil pointer or function held in a non-nil interface.
 func Compose(policies ...Policy) *Pipeline {
 	for i, p := range policies {
 		if isNil(p) {
@@ -39,6 +40,9 @@ func (p *Pipeline) Do(ctx context.Context, op func(context.Context) error) error
 	// timeout would pay for a look with a clock read.
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
+	}
+	if p.chain == nil {
+		return op(ctx)
 	}
 	return p.chain.Do(ctx, op)
 }
@@ -69,11 +73,15 @@ func (p *Pipeline) Observe(yield func(Metric) bool) {
 // bind builds the chain from the inside out, once, so that no call has to.
 func (p *Pipeline) bind(inner Policy) Policy {
 	chain := inner
-	for _, policy := range slices.Backward(p.policies) {
-		if w, ok := policy.(Wrapper); ok {
-			chain = w.Wrap(chain)
-		} else {
+	for i, policy := range slices.Backward(p.policies) {
+		w, ok := policy.(Wrapper)
+		if !ok {
 			chain = &closing{policy: policy, next: chain}
+			continue
+		}
+		// Here it can be said whose it is, and not in the first call.
+		if chain = w.Wrap(chain); isNil(chain) {
+			panic(fmt.Sprintf("mettle: Compose: Wrap of policy %d of %d returns nil", i+1, len(p.policies)))
 		}
 	}
 	return chain

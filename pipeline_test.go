@@ -140,6 +140,56 @@ func TestComposeNilPanics(t *testing.T) {
 	}
 }
 
+// hollow is a Wrapper that forgets to return what it has bound.
+type hollow struct{ bound mettle.Policy }
+
+func (hollow) Do(ctx context.Context, op func(context.Context) error) error { return naive(ctx, op) }
+func (h hollow) Wrap(mettle.Policy) mettle.Policy                           { return h.bound }
+
+// A Wrap that returns nil once crashed in the first call, with nothing in the stack that
+// says whose it is.
+func TestComposeNilFromWrapPanics(t *testing.T) {
+	var noFunc mettle.PolicyFunc
+	ok := mettle.PolicyFunc(naive)
+	for name, test := range map[string]struct {
+		policies []mettle.Policy
+		want     string
+	}{
+		"alone":     {[]mettle.Policy{hollow{}}, "mettle: Compose: Wrap of policy 1 of 1 returns nil"},
+		"outermost": {[]mettle.Policy{hollow{}, ok}, "mettle: Compose: Wrap of policy 1 of 2 returns nil"},
+		"innermost": {[]mettle.Policy{ok, ok, hollow{noFunc}}, "mettle: Compose: Wrap of policy 3 of 3 returns nil"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			defer func() {
+				if got := recover(); got != test.want {
+					t.Errorf("panicked with %v, want %q", got, test.want)
+				}
+			}()
+			mettle.Compose(test.policies...)
+		})
+	}
+}
+
+// Spec: P4
+func TestZeroPipeline(t *testing.T) {
+	zero := new(mettle.Pipeline)
+	for name, p := range map[string]mettle.Policy{
+		"zero": zero, "composed": mettle.Compose(zero, zero), "bound": zero.Wrap(mettle.Compose()),
+	} {
+		runs := 0
+		op := func(context.Context) error { runs++; return errBoom }
+		if err := p.Do(bg, op); err != errBoom || runs != 1 {
+			t.Errorf("%s: op ran %d times, %v", name, runs, err)
+		}
+		gone, cancel := context.WithCancelCause(bg)
+		cancel(errCause)
+		if err := p.Do(gone, op); err != errCause || runs != 1 {
+			t.Errorf("%s, done on entry: op ran %d times in all, %v", name, runs, err)
+		}
+	}
+	zero.Observe(func(m mettle.Metric) bool { t.Errorf("it has a metric, %v", m); return true })
+}
+
 // value is a policy that is no pointer and has no fields, so never nil.
 type value struct{}
 
