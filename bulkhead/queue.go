@@ -13,7 +13,7 @@ import (
 // limit, and whether calls wait. All three are in one word, so that the CAS which
 // takes a slot is proof that the limit of that very moment had room.
 //
-//	bit 63: calls wait · bits 31 to 62: limit, 1 to 2^31-1 · bits 0 to 30: in flight
+//	bit 63: calls wait · bits 31 to 61: limit, 1 to 2^31-1 · bits 0 to 30: in flight
 //
 // No slot is lost and no wakeup missed, because of three rules. The first says who
 // may write; the others hold whenever mu is free.

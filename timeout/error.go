@@ -26,6 +26,9 @@ func (exceeded) Temporary() bool      { return true }
 // Error is the failure of an operation whose deadline has passed. It Is
 // [ErrExceeded] and [context.DeadlineExceeded], and wraps the operation's own error,
 // which may be about something else.
+//
+// Where that error only says that the deadline has passed, all calls of one [Timeout]
+// share one value, which is also the cause of their contexts: read it, do not change it.
 type Error struct {
 	Name  string        // the policy's, which may be empty
 	After time.Duration // how long the operation had

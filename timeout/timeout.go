@@ -86,8 +86,8 @@ func New(c Config) *Timeout {
 // is, and what comes of that deadline is the caller's: never an ErrExceeded. The
 // same holds when ctx is cancelled before the deadline.
 //
-// The context given to op ends when Do returns, as if cancelled: its timer is
-// stopped, and what was derived from it is cancelled.
+// A context that Do has made for op ends when Do returns, as if cancelled: its timer
+// is stopped, and what was derived from it is cancelled.
 func (t *Timeout) Do(ctx context.Context, op func(context.Context) error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
