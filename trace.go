@@ -15,11 +15,14 @@ import (
 type Trace struct {
 	// AttemptStart is called before each attempt of a retry; Attempt is set.
 	AttemptStart func(TraceEvent)
-	// AttemptDone is called when an attempt has ended, with its Err and Elapsed.
+	// AttemptDone is called when an attempt has ended, with its Err and Elapsed. After
+	// a panic or runtime.Goexit its Err says so, in place of the error that never came.
 	AttemptDone func(TraceEvent)
 	// Wait is called before a policy waits: a retry between attempts, with the
 	// Delay, the number of the Attempt that failed and its Err; a bulkhead before
-	// a call queues, with the longest wait as Delay.
+	// a call queues, with the longest wait as Delay. The wait may then not come to be:
+	// a call of the bulkhead may find a slot at once, or the queue full, which is told
+	// by Rejected.
 	Wait func(TraceEvent)
 	// Rejected is called when a policy refuses the call, with the refusal as Err.
 	Rejected func(TraceEvent)
@@ -88,6 +91,11 @@ func ContextTrace(ctx context.Context) *Trace {
 
 // Attempt returns which attempt of a retry ctx belongs to: 1 for the first, 2 for
 // the first resend, 0 outside a retry. Of nested retries it is the innermost.
+//
+// Whatever derives its context from that of an attempt belongs to the attempt, work
+// that outlives it included ([context.WithoutCancel]): a retry there leaves resending
+// to the one outside. Such work gets retries of its own with a retry whose Config says
+// Nested, or from a context that does not descend from the attempt's.
 func Attempt(ctx context.Context) int {
 	if c := fromContext(ctx); c != nil {
 		return c.attempt
@@ -114,6 +122,7 @@ func WithAttempt(ctx context.Context, n int) context.Context {
 // WithCall returns a copy of ctx from which [CallContext] starts afresh. It is for
 // those who write an adapter, which enters its pipeline with the result: an
 // enclosing retry still shows in [Attempt], but does not count as part of the call.
+// A retry inside therefore leaves resending to that one, unless it is Nested.
 func WithCall(ctx context.Context) context.Context {
 	c := derive(ctx)
 	c.call = nil

@@ -72,6 +72,26 @@ func TestNestedRetryLeavesTheBudget(t *testing.T) {
 	})
 }
 
+// Work that an attempt leaves behind is still inside it, and passes through, unless it
+// is told to resend by itself.
+//
+// Spec: R18
+func TestDetachedWorkIsInsideTheAttempt(t *testing.T) {
+	for nested, want := range map[bool]int{false: 1, true: 3} {
+		synctest.Test(t, func(t *testing.T) {
+			detached := fails(errDown)
+			_ = retry.New(retry.Config{}).Do(bg, func(ctx ctx) error {
+				go retry.New(retry.Config{Nested: nested}).Do(mettle.WithCall(context.WithoutCancel(ctx)), detached.op)
+				return nil
+			})
+			time.Sleep(time.Minute)
+			if len(detached.starts) != want {
+				t.Errorf("Nested %v: %d attempts, want %d", nested, len(detached.starts), want)
+			}
+		})
+	}
+}
+
 // A retry that passes through is still the one which an adapter entered with its call.
 // It once left no mark, so that inside an outer retry the timeout of an attempt, further
 // in, was taken for that of the whole call.
