@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -80,11 +81,13 @@ func TestDetachedWorkIsInsideTheAttempt(t *testing.T) {
 	for nested, want := range map[bool]int{false: 1, true: 3} {
 		synctest.Test(t, func(t *testing.T) {
 			detached := fails(errDown)
+			var work sync.WaitGroup
 			_ = retry.New(retry.Config{}).Do(bg, func(ctx ctx) error {
-				go retry.New(retry.Config{Nested: nested}).Do(mettle.WithCall(context.WithoutCancel(ctx)), detached.op)
+				own := mettle.WithCall(context.WithoutCancel(ctx))
+				work.Go(func() { _ = retry.New(retry.Config{Nested: nested}).Do(own, detached.op) })
 				return nil
 			})
-			time.Sleep(time.Minute)
+			work.Wait()
 			if len(detached.starts) != want {
 				t.Errorf("Nested %v: %d attempts, want %d", nested, len(detached.starts), want)
 			}
