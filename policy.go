@@ -10,6 +10,9 @@ import "context"
 //     than once at a time unless the policy's documentation says so (a hedge).
 //   - The context handed to op descends from ctx. When ctx is done on entry,
 //     op does not run and the error Is [context.Cause] of ctx.
+//   - A wait of the policy's own, for its turn or between two runs of op, ends when
+//     ctx does, and op does not run after that. Where it had not run before, the
+//     error Is [context.Cause] of ctx here too, or a refusal.
 //   - The error of op comes back such that [errors.Is] and [errors.As] find it.
 //     A success of op comes back as nil even when ctx has ended meanwhile.
 //   - A refusal of the policy's own Is [ErrRejected] and costs no allocation.

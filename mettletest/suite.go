@@ -15,8 +15,7 @@ import (
 // TestPolicy checks that the policies made by newPolicy keep the contract of
 // [mettle.Policy], and those of [mettle.Wrapper] and [mettle.Observable] if they
 // have these methods. Each promise is a subtest, tried on the policy alone and
-// between others in a pipeline. Beyond what is written there, a wait of the policy's
-// own has to end with the context. Run it with the race detector.
+// between others in a pipeline. Run it with the race detector.
 //
 // The policy is held to no rule of its own, so TestPolicy needs to know none; it
 // asks five things of what it is given:
