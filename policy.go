@@ -26,10 +26,15 @@ type Policy interface {
 
 // PolicyFunc makes a Policy of a function. A PolicyFunc that keeps the contract
 // of [Policy] may stand anywhere in a pipeline, at the cost of one closure a call.
+// The function need not look whether ctx is done on entry: Do has done so.
 type PolicyFunc func(ctx context.Context, op func(context.Context) error) error
 
-// Do calls f.
+// Do calls f. When ctx is done on entry, f is not called and Do returns
+// [context.Cause] of ctx.
 func (f PolicyFunc) Do(ctx context.Context, op func(context.Context) error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	return f(ctx, op)
 }
 

@@ -20,7 +20,7 @@ func succeed(context.Context) error { return nil }
 
 func fail(context.Context) error { return errBoom }
 
-// naive keeps the contract of a policy with nothing but Do.
+// naive keeps the contract of a policy with nothing but Do, and relies on nobody.
 func naive(ctx context.Context, op operation) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -72,12 +72,31 @@ func TestPolicyFunc(t *testing.T) {
 	}
 }
 
+// Spec: P4
+func TestPolicyFuncContextDone(t *testing.T) {
+	errLeft := errors.New("left")
+	ctx, cancel := context.WithCancelCause(bg)
+	cancel(errLeft)
+	p := mettle.PolicyFunc(func(ctx context.Context, op func(context.Context) error) error {
+		t.Error("the function runs under a context that is done")
+		return op(ctx)
+	})
+	for name, p := range map[string]mettle.Policy{"alone": p, "composed": mettle.Compose(p)} {
+		if err := p.Do(ctx, succeed); err != errLeft {
+			t.Errorf("%s: got %v, want the cause of the context", name, err)
+		}
+	}
+}
+
 // Spec: P2, P3, P4, P5, P9, P11
 func TestConformance(t *testing.T) {
 	for name, newPolicy := range map[string]func() mettle.Policy{
 		"empty pipeline": func() mettle.Policy { return mettle.Compose() },
 		"policy with only Do": func() mettle.Policy {
 			return mettle.PolicyFunc(naive)
+		},
+		"function that looks at nothing": func() mettle.Policy {
+			return mettle.PolicyFunc(func(ctx context.Context, op operation) error { return op(ctx) })
 		},
 		"pipeline of both kinds": func() mettle.Policy {
 			return mettle.Compose(mettle.PolicyFunc(naive), &wrapper{}, mettle.Compose(&wrapper{}, mettle.PolicyFunc(naive)))

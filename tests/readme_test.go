@@ -20,6 +20,7 @@ import (
 	"github.com/mettle-go/mettle/breaker"
 	"github.com/mettle-go/mettle/bulkhead"
 	"github.com/mettle-go/mettle/fallback"
+	"github.com/mettle-go/mettle/mettletest"
 	"github.com/mettle-go/mettle/middleware/mettlegrpc"
 	"github.com/mettle-go/mettle/middleware/mettlehttp"
 	"github.com/mettle-go/mettle/retry"
@@ -40,17 +41,37 @@ func TestReadmeSnippetsCompile(t *testing.T) {
 	}
 }
 
+// The policy of one's own that the README shows keeps the contract, with no more code.
+func TestReadmePolicyKeepsTheContract(t *testing.T) {
+	before := slog.Default()
+	slog.SetDefault(slog.New(slog.DiscardHandler))
+	defer slog.SetDefault(before)
+	t.Run("alone", func(t *testing.T) {
+		mettletest.TestPolicy(t, func() mettle.Policy {
+			logged, _ := ownPolicy(mettle.Compose())
+			return logged
+		})
+	})
+	t.Run("composed", func(t *testing.T) {
+		mettletest.TestPolicy(t, func() mettle.Policy {
+			_, p := ownPolicy(payments())
+			return p
+		})
+	})
+}
+
 func unindent(text string) string {
 	return regexp.MustCompile(`(?m)^\t+`).ReplaceAllString(strings.TrimLeft(text, "\n"), "")
 }
 
-// The functions below are compiled and not run; their bodies are the snippets.
+// The bodies of the functions below are the snippets. All are compiled, and those that
+// make a policy are run above.
 
 var (
 	_ = []any{oneLine, pipeline, value, httpClient, httpServer, tenants, fallBack, sharedBudget,
 		grpcClient, ownPolicy, whatFailed}
 
-	ctx   context.Context
+	ctx   = context.Background()
 	creds credentials.TransportCredentials
 	order string
 )
@@ -65,6 +86,11 @@ func lastKnownRate(context.Context, error) (float64, error) { return 1, nil }
 
 func oneLine(client *http.Client) {
 	client.Transport = mettlehttp.NewTransport(nil, nil)
+}
+
+func payments() mettle.Policy {
+	p, _ := pipeline()
+	return p
 }
 
 func pipeline() (mettle.Policy, error) {
@@ -121,7 +147,7 @@ func grpcClient(payments mettle.Policy, target string) (*grpc.ClientConn, error)
 	return conn, err
 }
 
-func ownPolicy(payments mettle.Policy) mettle.Policy {
+func ownPolicy(payments mettle.Policy) (alone, composed mettle.Policy) {
 	logged := mettle.PolicyFunc(func(ctx context.Context, op func(context.Context) error) error {
 		begun := time.Now()
 		err := op(ctx)
@@ -129,7 +155,7 @@ func ownPolicy(payments mettle.Policy) mettle.Policy {
 		return err
 	})
 	p := mettle.Compose(logged, payments)
-	return p
+	return logged, p
 }
 
 func whatFailed(err error) {
