@@ -19,6 +19,10 @@ const (
 	drainTime  = 200 * time.Millisecond
 )
 
+// cutTime is how long net/http is given to notice that an attempt has been cut, which
+// takes it microseconds, before it goes on to write the request.
+const cutTime = 10 * time.Millisecond
+
 // attempt is one sending of a request: its context, what net/http told about it, and
 // its response. It is itself the context: it lives as long as the caller's, because the
 // body outlives the policy's, and carries the values of the policy's.
@@ -33,6 +37,7 @@ type attempt struct {
 	// Told by httptrace, on goroutines of the base.
 	asked, connected atomic.Bool
 	wrote            atomic.Int32
+	enough           atomic.Bool // another connection was asked for after the last sending
 
 	resp   *http.Response
 	sent   *http.Request
@@ -91,11 +96,19 @@ func (a *attempt) traced() context.Context {
 		GetConn: func(string) {
 			a.asked.Store(true)
 			if a.wrote.Load() >= a.sendings {
+				a.enough.Store(true)
 				a.cancel(errReplays)
 			}
 		},
-		GotConn:      func(httptrace.GotConnInfo) { a.connected.Store(true) },
-		WroteHeaders: func() { a.wrote.Add(1) },
+		GotConn: func(httptrace.GotConnInfo) { a.connected.Store(true) },
+		WroteHeaders: func() {
+			a.wrote.Add(1)
+			if a.enough.Load() {
+				// The base took the connection all the same. What it wrote is in a buffer
+				// of its own yet, and the connection is about to be closed.
+				time.Sleep(cutTime)
+			}
+		},
 	})
 }
 

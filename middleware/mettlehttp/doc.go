@@ -52,11 +52,14 @@
 // failure. Other statuses are answers: they come back as they are, and a breaker counts
 // 4xx, 501 and 505 as successes of the server and every other 5xx as a failure.
 //
-// net/http resends a request by itself when a connection from its pool turns out to be
-// broken, which no policy sees. That multiplies with a retry, so an attempt is cut when
-// it asks for yet another connection: the first one after two sendings, later ones after
-// one. The cut can come too late for one sending, so that at most twice as many
-// requests reach a server as there are attempts, and usually one more than that number.
+// One attempt may reach the server twice: when a connection from its pool turns out to
+// be broken, net/http sends the request again by itself, which no policy sees. So that
+// this does not multiply with a retry, it is allowed to the first attempt of a call, once.
+// Any further sending of net/http's own is cut, and the attempt fails. A server sees at
+// most one request more than there are attempts, and so never more than twice as many.
+// (This holds if net/http notices within 10 ms that an attempt has been cancelled, which
+// it does in microseconds; in the worst case there is one request more for each attempt.
+// What a server says over HTTP/2 that it has not processed is sent again and not counted.)
 //
 // # Time
 //
