@@ -75,6 +75,25 @@ func (c *call) prepareBody() error {
 // replayable reports whether a further attempt would send the same body.
 func (c *call) replayable() bool { return !c.hasBody || c.getBody != nil }
 
+// onceOnly says what about the request keeps it from being sent again, or nothing: when
+// nothing does, when no retry is there to send it, and when there is no time to.
+func (c *call) onceOnly(policy context.Context, unsent bool) string {
+	switch {
+	case mettle.Attempt(policy) == 0, mettle.CallContext(policy).Err() != nil:
+		return ""
+	case !c.idempotent && !unsent:
+		method := c.req.Method
+		if len(method) > 20 || !isToken(method) { // whatever it is, it is none to show
+			method = "method"
+		}
+		return method + " without Idempotency-Key"
+	case !c.replayable():
+		return "body without GetBody"
+	default:
+		return ""
+	}
+}
+
 // begin admits an attempt and gives it a body of its own. It returns how many results
 // there were when the attempt began.
 func (c *call) begin(ctx context.Context) (body io.ReadCloser, begun int, err error) {
@@ -209,6 +228,9 @@ func (c *call) answered(a *attempt, begun int) error {
 		retryAfter: retryAfter(a.resp, time.Now()),
 		permanent:  !c.idempotent || !c.replayable() || !resent(a.resp),
 	}
+	if resent(a.resp) {
+		err.onceOnly = c.onceOnly(a.values, false)
+	}
 	c.mu.Lock()
 	before := a
 	if !c.finished {
@@ -222,10 +244,10 @@ func (c *call) answered(a *attempt, begun int) error {
 // failed gives the error of an attempt the marks that policies go by.
 func (c *call) failed(ctx context.Context, a *attempt, err error, body io.ReadCloser) error {
 	c.checkCancel()
-	unsent := a.unsent(ctx, err)
+	unsent, never := a.unsent(ctx, err), hopeless(c.req, a, err)
 	m := attemptError{
 		err:       err,
-		permanent: !c.replayable() || !c.idempotent && !unsent || hopeless(c.req, a, err),
+		permanent: !c.replayable() || !c.idempotent && !unsent || never,
 	}
 	// A base may say in its own words that its context ended, or nothing but Canceled.
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
@@ -237,6 +259,9 @@ func (c *call) failed(ctx context.Context, a *attempt, err error, body io.ReadCl
 		m.permanent = true
 		err = &ownError{m}
 	case m.permanent || m.cause != nil:
+		if !never {
+			m.onceOnly = c.onceOnly(ctx, unsent)
+		}
 		err = &m
 	}
 	c.mu.Lock()

@@ -42,7 +42,8 @@
 // [http.Request.GetBody] can make again, which [http.NewRequest] sees to for bodies in
 // memory; see [BufferBodies] for others. A request that may not be resent is
 // marked [mettle.Permanent], and refused if a policy sends it again all the same. So a
-// hedge sends it once too.
+// hedge sends it once too. Where a retry had to let it be, the error says why, as in
+// "connection reset by peer; not resent: POST without Idempotency-Key".
 //
 // Certificates that do not verify, names that do not exist, malformed requests and
 // unknown schemes fail at once. With a scheme other than http and https, errors are

@@ -36,13 +36,24 @@ type attemptError struct {
 	err       error
 	cause     error // of the context, where err does not say that it ended; nil: none
 	permanent bool
+	onceOnly  string // as in StatusError
 }
 
 func (e *attemptError) Error() string {
+	text := e.err.Error()
 	if e.cause != nil {
-		return fmt.Sprintf("%v (%v)", e.err, e.cause)
+		text = fmt.Sprintf("%s (%v)", text, e.cause)
 	}
-	return e.err.Error()
+	return text + notResent(e.onceOnly)
+}
+
+// notResent ends the text of an error that a retry would have followed, had the request
+// been another one. A bare status or broken connection does not tell why none did.
+func notResent(why string) string {
+	if why == "" {
+		return ""
+	}
+	return "; not resent: " + why
 }
 
 func (e *attemptError) Unwrap() []error {

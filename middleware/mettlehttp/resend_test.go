@@ -1,6 +1,7 @@
 package mettlehttp_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -15,9 +16,11 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/mettle-go/mettle"
 	"github.com/mettle-go/mettle/middleware/mettlehttp"
+	"github.com/mettle-go/mettle/timeout"
 )
 
 // failing is a base that reads the body it is sent, closes it and answers in turn with
@@ -157,6 +160,77 @@ func TestBodies(t *testing.T) {
 				if b.closed.Load() != 1 {
 					t.Errorf("%s: body %d of %d closed %d times", test.name, i+1, len(copies)+1, b.closed.Load())
 				}
+			}
+		}
+	}
+}
+
+// TestSaysWhyNotResent reads the error of a request that went out once, where it is the
+// result and where hooks see it. It used to be a bare status or a broken connection.
+//
+// Spec: W8, W18
+func TestSaysWhyNotResent(t *testing.T) {
+	const reason = "; not resent: "
+	standard, bare := resend(3), mettle.Compose()
+	late := mettle.Compose(timeout.New(timeout.Config{After: time.Nanosecond}), resend(3))
+	opaque := func(r *http.Request) { r.GetBody = nil }
+	for _, test := range []struct {
+		name, method string
+		p            mettle.Policy
+		set          func(*http.Request)
+		code         int   // 0: the base fails
+		err          error // nil: in mid-request
+		want         string
+	}{
+		{name: "no key", method: "POST", code: 503, want: reason + "POST without Idempotency-Key"},
+		{name: "no key", method: "PATCH", want: reason + "PATCH without Idempotency-Key"},
+		{name: "no key, but not sent", method: "POST", err: &net.OpError{Op: "dial", Err: errors.New("refused")}},
+		{name: "key", method: "POST", set: func(r *http.Request) { r.Header.Set("Idempotency-Key", "k") }, code: 503},
+		{name: "body", method: "PUT", set: opaque, code: 503, want: reason + "body without GetBody"},
+		{name: "body", method: "PUT", set: opaque, want: reason + "body without GetBody"},
+		{name: "may be resent", method: "GET"},
+		{name: "status that never is", method: "POST", code: 507},
+		{name: "never helps", method: "POST", err: x509.UnknownAuthorityError{}},
+		{name: "no retry", method: "POST", p: bare, code: 503},
+		{name: "no retry", method: "POST", p: bare},
+		{name: "no time", method: "POST", p: late},
+		{name: "no method to show", method: strings.Repeat("SECRET", 10), want: reason + "method without Idempotency-Key"},
+	} {
+		base := baseFunc(func(r *http.Request) (*http.Response, error) {
+			if test.p == late {
+				<-r.Context().Done()
+			}
+			switch {
+			case test.code != 0:
+				return answer(r, test.code, newBody("")), nil
+			case test.err != nil:
+				return nil, test.err
+			}
+			return nil, io.ErrUnexpectedEOF
+		})
+		req := request(t, test.method, "http://user:password@host/path?secret", strings.NewReader("body"))
+		if test.set != nil {
+			test.set(req)
+		}
+		var told error
+		watch := mettle.PolicyFunc(func(ctx context.Context, op func(context.Context) error) error {
+			told = op(ctx)
+			return told
+		})
+		p := cmp.Or(test.p, standard)
+		resp, err := mettlehttp.NewTransport(base, mettle.Compose(p, watch)).RoundTrip(req)
+		texts := []string{fmt.Sprint(told)}
+		if test.code != 0 {
+			one(t, resp, err).Body.Close()
+		} else {
+			texts = append(texts, fmt.Sprint(failed(t, resp, err)))
+		}
+		for _, text := range texts {
+			if strings.Contains(strings.ToLower(text), "secret") || strings.Contains(text, "password") {
+				t.Errorf("%s: a secret in %q", test.name, text)
+			}
+			if test.want != "" && !strings.HasSuffix(text, test.want) || test.want == "" && strings.Contains(text, reason) {
+				t.Errorf("%s, %s, %d: got %q, want the end %q", test.name, test.method, test.code, text, test.want)
 			}
 		}
 	}

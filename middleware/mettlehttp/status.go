@@ -24,16 +24,17 @@ type StatusError struct {
 	host       string
 	retryAfter time.Duration // negative: none
 	permanent  bool
+	onceOnly   string // why a retry was not tried where another request's would be; empty: nothing to say
 }
 
-// Error names the status and the host, and nothing that the request or the response
-// carries.
+// Error names the status, the host, and what about the request kept it from being sent
+// again if its method or body did; nothing else that the request or the response carries.
 func (e *StatusError) Error() string {
 	text := "mettlehttp: " + strconv.Itoa(e.Code)
 	if t := http.StatusText(e.Code); t != "" {
 		text += " " + t
 	}
-	return text + " from " + e.host
+	return text + " from " + e.host + notResent(e.onceOnly)
 }
 
 // Outcome returns the class of the status: Overload for 429 and 503, Timeout for 408 and
