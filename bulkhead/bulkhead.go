@@ -48,8 +48,8 @@ type Bulkhead struct {
 	state atomic.Uint64
 	_     [56]byte
 
-	refused, expired atomic.Uint64
-	queued           atomic.Int64 // length of queue, written under mu
+	counts
+	queued atomic.Int64 // length of queue, written under mu
 
 	mu     sync.Mutex // taken only where calls wait or the limit changes; no hook runs under it
 	queue  list.List  // of *waiter, the one that came first in front; guarded by mu
@@ -135,7 +135,7 @@ func (b *Bulkhead) Acquire(ctx context.Context) (Permit, error) {
 	if err := b.take(ctx); err != nil {
 		return Permit{}, err
 	}
-	return b.issue(), nil
+	return b.tickets.issue(b, b.hint()), nil
 }
 
 // TryAcquire takes a slot if one is free now, and never waits. It counts as no
@@ -144,7 +144,7 @@ func (b *Bulkhead) TryAcquire() (Permit, bool) {
 	if !b.tryTake() {
 		return Permit{}, false
 	}
-	return b.issue(), true
+	return b.tickets.issue(b, b.hint()), true
 }
 
 // Resize sets the limit to n for all calls from now on. A higher limit admits waiting
@@ -164,15 +164,4 @@ func (b *Bulkhead) Resize(n int) {
 	defer b.mu.Unlock()
 	b.changeLocked(func(w word) word { return w.withLimit(n) })
 	b.refusals.Store(r) // under mu, so that of two Resizes the same one has the last word in both
-}
-
-// refuse counts a refusal, tells who listens, and returns it. The call holds nothing
-// by then, so that the hook may do as it likes. The trace is looked up here and not
-// sooner because a healthy call should not pay for the walk up its context.
-func (b *Bulkhead) refuse(ctx context.Context, count *atomic.Uint64, err *FullError) error {
-	count.Add(1)
-	if t := mettle.ContextTrace(ctx); t != nil && t.Rejected != nil {
-		t.Rejected(mettle.TraceEvent{Policy: b.name, Err: err})
-	}
-	return err
 }

@@ -23,8 +23,16 @@ var (
 	noop = func(context.Context) error { return nil }
 )
 
+// limiter is a Bulkhead or a Pool.
+type limiter interface {
+	mettle.Policy
+	Acquire(context.Context) (bulkhead.Permit, error)
+	TryAcquire() (bulkhead.Permit, bool)
+	Stats() bulkhead.Stats
+}
+
 // hold takes n slots.
-func hold(t testing.TB, b *bulkhead.Bulkhead, n int) []bulkhead.Permit {
+func hold(t testing.TB, b limiter, n int) []bulkhead.Permit {
 	t.Helper()
 	var ps []bulkhead.Permit
 	for range n {
@@ -46,7 +54,7 @@ type attempt struct {
 	took   time.Duration
 }
 
-func acquire(ctx context.Context, b *bulkhead.Bulkhead) *attempt {
+func acquire(ctx context.Context, b limiter) *attempt {
 	a := &attempt{}
 	start := time.Now()
 	go func() {
@@ -67,7 +75,7 @@ func (a *attempt) release() {
 }
 
 // wantIdle fails unless every slot is free and nobody waits.
-func wantIdle(t testing.TB, b *bulkhead.Bulkhead) {
+func wantIdle(t testing.TB, b limiter) {
 	t.Helper()
 	if s := b.Stats(); s.InFlight != 0 || s.Queued != 0 {
 		t.Fatalf("want an idle bulkhead, got %+v", s)
@@ -497,7 +505,7 @@ func TestCancelAtTheInstantOfTheGrant(t *testing.T) {
 
 // cancelAtGrant plays one round, and reports whether the cancelled call had its slot
 // before the cancellation.
-func cancelAtGrant(t *testing.T, b *bulkhead.Bulkhead, how int) bool {
+func cancelAtGrant(t *testing.T, b limiter, how int) bool {
 	held := hold(t, b, 1)
 	ctx, cancel := context.WithCancel(bg)
 	defer cancel()

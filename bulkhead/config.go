@@ -47,10 +47,12 @@ type Config struct {
 }
 
 // Validate reports every field that [New] would refuse, or nil.
-func (c Config) Validate() error {
-	var errs []error
+func (c Config) Validate() error { return errors.Join(c.faults("")...) }
+
+// faults is Validate where the fields are to be called by a longer name.
+func (c Config) faults(prefix string) (errs []error) {
 	bad := func(field string, value any, want string) {
-		errs = append(errs, fmt.Errorf("bulkhead: %s is %v, must be %s", field, value, want))
+		errs = append(errs, fmt.Errorf("bulkhead: %s%s is %v, must be %s", prefix, field, value, want))
 	}
 	if c.Limit < 0 || c.Limit > maxCalls {
 		bad("Limit", c.Limit, fmt.Sprintf("between 1 and %d, or zero for the default", maxCalls))
@@ -64,7 +66,7 @@ func (c Config) Validate() error {
 	if c.Order > LIFO {
 		bad("Order", c.Order, "FIFO or LIFO")
 	}
-	return errors.Join(errs...)
+	return errs
 }
 
 // Order is the order in which waiting calls get the slots that come free. Whatever

@@ -428,7 +428,7 @@ var ended = func() context.Context {
 // enter passes through b in one of the ways there are: by Do or with a permit that is
 // released by two copies at once, with a context that lasts or with one that ends at
 // some moment, which is as likely as not that of the grant.
-func enter(b *bulkhead.Bulkhead, r *rand.Rand, pass func()) error {
+func enter(b limiter, r *rand.Rand, pass func()) error {
 	ctx := bg
 	if r.IntN(2) == 0 {
 		c, cancel := context.WithCancelCause(bg)

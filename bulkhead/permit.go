@@ -6,14 +6,14 @@ import (
 	"sync/atomic"
 )
 
-// Permit is the right to be in flight: one slot of a bulkhead, from Acquire to
+// Permit is the right to be in flight: one slot of a bulkhead or a pool, from Acquire to
 // Release. It is a value. A copy stands for the same slot, so that whichever copy is
 // released first gives the slot back and the others then do nothing. The zero Permit
 // holds no slot. Its method may be called from many goroutines at once.
 //
 // A permit that is never released holds its slot forever.
 type Permit struct {
-	b      *Bulkhead
+	from   interface{ release() } // nil: the zero Permit
 	ticket *ticket
 	turn   uint32
 }
@@ -21,10 +21,10 @@ type Permit struct {
 // Release gives the slot back, to the next call that waits for it if there is one.
 // Only the first Release of a permit and all its copies has an effect.
 func (p Permit) Release() {
-	if p.b == nil || !p.ticket.CompareAndSwap(p.turn, p.turn+1) {
+	if p.from == nil || !p.ticket.CompareAndSwap(p.turn, p.turn+1) {
 		return
 	}
-	p.b.release()
+	p.from.release()
 }
 
 // A ticket tells the copies of one permit which of them was released first. It is
@@ -51,21 +51,25 @@ func newTicketBook(limit int) ticketBook {
 	return make(ticketBook, 1<<bits.Len64(uint64(n-1)))
 }
 
-// issue returns a permit for a slot that the caller has taken. The hint, which is
-// the number of calls in flight, leads a lone caller to the same ticket every time and
-// concurrent ones to different cache lines. After that we try at random, since
-// permits that are held long would otherwise stand in a row, to be searched by
-// everybody. With the book full, as it may be after Resize, a ticket is allocated.
-func (b *Bulkhead) issue() Permit {
-	i := uint32(b.load().inFlight()) * 0x9E3779B1 // odd, so that small hints do not collide
+// issue returns a permit for a slot that the caller has taken. The hint says where to
+// look first. After that we try at random, since permits that are held long would
+// otherwise stand in a row, to be searched by everybody. With the book full, as it may
+// be after Resize, a ticket is allocated.
+func (book ticketBook) issue(from interface{ release() }, hint uint32) Permit {
 	for range probes {
-		t := &b.tickets[i&uint32(len(b.tickets)-1)]
+		t := &book[hint&uint32(len(book)-1)]
 		if turn := t.Load(); turn&1 == 0 && t.CompareAndSwap(turn, turn+1) {
-			return Permit{b, t, turn + 1}
+			return Permit{from, t, turn + 1}
 		}
-		i = rand.Uint32()
+		hint = rand.Uint32()
 	}
 	t := new(ticket)
 	t.Store(1)
-	return Permit{b, t, 1}
+	return Permit{from, t, 1}
+}
+
+// hint leads a lone caller to the same ticket every time and concurrent ones to
+// different cache lines: it is the number of calls in flight.
+func (b *Bulkhead) hint() uint32 {
+	return uint32(b.load().inFlight()) * 0x9E3779B1 // odd, so that small hints do not collide
 }

@@ -1,12 +1,9 @@
 package bulkhead
 
 import (
-	"container/list"
 	"context"
 	"math"
 	"time"
-
-	"github.com/mettle-go/mettle"
 )
 
 // A word is the state that decides who may enter: how many calls are in flight, the
@@ -48,14 +45,6 @@ func (w word) waiting() bool              { return w&waiting != 0 }
 func (w word) withLimit(limit int) word   { return w&^(countMask<<limitShift) | newWord(limit) }
 func (b *Bulkhead) load() word            { return word(b.state.Load()) }
 func (b *Bulkhead) cas(old, to word) bool { return b.state.CompareAndSwap(uint64(old), uint64(to)) }
-
-// waiter is a call in the queue. It is not pooled: its channel may belong to a
-// testing/synctest bubble, and who waits can afford the allocation.
-type waiter struct {
-	granted chan struct{} // closed when the waiter has a slot
-	since   int64         // reading of the clock when it joined the queue
-	place   *list.Element // in the queue, or nil; guarded by mu
-}
 
 // tryTake takes a slot if one is free.
 func (b *Bulkhead) tryTake() bool {
@@ -151,70 +140,26 @@ func (b *Bulkhead) take(ctx context.Context) error {
 	// The length of the queue is read without mu, lest calls that are refused hold up
 	// those that hand slots on: at the moment of the read there was no room.
 	if b.maxWait == 0 || b.queued.Load() >= int64(b.room(b.load().limit())) {
-		return b.refuse(ctx, &b.refused, &b.refusals.Load().full)
+		return b.refuse(ctx, &b.refusals.Load().full)
 	}
-	return b.wait(ctx)
+	return wait(ctx, b, b.name, b.maxWait, b.clock)
 }
 
-// wait is take where there seemed to be room in the queue.
-func (b *Bulkhead) wait(ctx context.Context) error {
-	if t := mettle.ContextTrace(ctx); t != nil && t.Wait != nil {
-		t.Wait(mettle.TraceEvent{Policy: b.name, Delay: b.longestWait(ctx)})
-	}
-	// The hook and a foreign context's Done may block or panic. They come before the
-	// call is in the queue, where it could be granted a slot that nobody gives back.
-	ended := ctx.Done()
-	wt := &waiter{granted: make(chan struct{})}
-	joined, refused := b.join(wt)
-	if refused {
-		return b.refuse(ctx, &b.refused, &b.refusals.Load().full)
-	}
-	entered, kept := true, false
-	defer func() { // a foreign context, which is asked with a slot in hand, may panic
-		if entered && !kept {
-			b.release()
-		}
-	}()
-	if joined {
-		expired := time.NewTimer(b.maxWait)
-		defer expired.Stop()
-		select {
-		case <-wt.granted:
-		case <-ended:
-			entered = !b.leave(wt)
-		case <-expired.C:
-			entered = !b.leave(wt)
-		}
-	}
-	// Of several things that happen at once, select takes any. The context decides.
-	if ctx.Err() != nil {
-		return &endedError{b.name, context.Cause(ctx)}
-	}
-	if !entered {
-		return b.refuse(ctx, &b.expired, &b.refusals.Load().late)
-	}
-	if joined {
-		mettle.AddQueued(ctx, time.Duration(b.clock.Now()-wt.since))
-	}
-	kept = true
-	return nil
-}
-
-// join puts wt into the queue, or takes a slot that came free meanwhile (both
-// results false), or finds the queue full.
-func (b *Bulkhead) join(wt *waiter) (joined, refused bool) {
+// join puts wt into the queue, or takes a slot that came free meanwhile, or returns
+// the refusal of a full queue.
+func (b *Bulkhead) join(wt *waiter) (joined bool, full *FullError) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for {
 		w := b.load()
 		if w.free() {
 			if b.cas(w, w+1) {
-				return false, false
+				return false, nil
 			}
 			continue
 		}
 		if b.queue.Len() >= b.room(w.limit()) {
-			return false, true
+			return false, &b.refusals.Load().full
 		}
 		if w.waiting() || b.cas(w, w|waiting) {
 			break
@@ -223,25 +168,17 @@ func (b *Bulkhead) join(wt *waiter) (joined, refused bool) {
 	wt.since = b.clock.Now()
 	wt.place = b.queue.PushBack(wt)
 	b.queued.Store(int64(b.queue.Len()))
-	return true, false
+	return true, nil
 }
 
-// leave takes wt out of the queue, or reports false if it has a slot already.
-func (b *Bulkhead) leave(wt *waiter) bool {
+// leave takes wt out of the queue and returns the refusal of a call that waited in
+// vain, or nil if wt has a slot already.
+func (b *Bulkhead) leave(wt *waiter) (late *FullError) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if wt.place == nil {
-		return false
+		return nil
 	}
 	b.dequeueLocked(wt) // the last one leaves waiting set, for the next release to clear
-	return true
-}
-
-// longestWait returns how long a call with ctx may wait from now on.
-func (b *Bulkhead) longestWait(ctx context.Context) time.Duration {
-	d := b.maxWait
-	if deadline, ok := ctx.Deadline(); ok {
-		d = max(0, min(d, time.Until(deadline)))
-	}
-	return d
+	return &b.refusals.Load().late
 }

@@ -49,10 +49,13 @@ func (b *Bulkhead) Stats() Stats {
 // The last two tell the mean time in the queue, over any span of time. There is no
 // count of calls, since it would cost every healthy call a write of its own.
 func (b *Bulkhead) Observe(yield func(mettle.Metric) bool) {
-	s := b.Stats()
+	observe(b.Stats(), &b.labels, yield)
+}
+
+func observe(s Stats, labels *[3][]mettle.Label, yield func(mettle.Metric) bool) {
 	for i := range metrics {
 		m := metrics[i].Metric
-		m.Labels = b.labels[metrics[i].label]
+		m.Labels = labels[metrics[i].label]
 		m.Value = metrics[i].value(s)
 		if !yield(m) {
 			return
