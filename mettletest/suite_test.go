@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -52,6 +54,50 @@ func TestFaultyPoliciesFail(t *testing.T) {
 	}
 }
 
+// deaf is a semaphore written by hand, without a look at the context.
+type deaf chan struct{}
+
+func (d deaf) Do(ctx context.Context, op func(context.Context) error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	d <- struct{}{}
+	defer func() { <-d }()
+	return op(ctx)
+}
+
+// TestHangIsToldShortly has a policy under test whose calls hang. That used to end in
+// 136,094 lines: the stacks of all goroutines there were, once for each check.
+func TestHangIsToldShortly(t *testing.T) {
+	const child = "METTLETEST_HANG"
+	if os.Getenv(child) != "" {
+		TestPolicy(t, func() mettle.Policy { return make(deaf, 3) })
+		return
+	}
+	self := exec.Command(os.Args[0], "-test.v", "-test.run=^TestHangIsToldShortly$")
+	self.Env = append(os.Environ(), child+"=1")
+	out, err := self.CombinedOutput()
+	if err == nil {
+		t.Error("a policy that hangs passes")
+	}
+	text := string(out)
+	stuck := strings.Count(text, "mettletest.deaf.Do(")
+	if n := strings.Count(text, "goroutine "); n > 10 || stuck < 1 || stuck > 3 {
+		t.Errorf("%d lines with goroutines, %d of the policy", n, stuck)
+	}
+	for _, want := range []string{"deadlock: ", "… and ", " more\n", `not tried: a call hangs in "alone/`, "--- SKIP: TestHangIsToldShortly/outside"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the report lacks %q", want)
+		}
+	}
+	if n := strings.Count(text, "deadlock: "); n != 1 {
+		t.Errorf("%d deadlocks are told", n)
+	}
+	if t.Failed() {
+		t.Logf("%.5000s", text)
+	}
+}
+
 // TestEveryCheckIsTried wants a faulty policy for each check of the suite.
 func TestEveryCheckIsTried(t *testing.T) {
 	for _, c := range checks {
@@ -83,8 +129,14 @@ type fault struct {
 
 type operation = func(context.Context) error
 
+// bare is a policy that does what the function does and no more: a mettle.PolicyFunc
+// looks at the context by itself.
+type bare func(ctx context.Context, op operation) error
+
+func (do bare) Do(ctx context.Context, op operation) error { return do(ctx, op) }
+
 func plant(do func(ctx context.Context, op operation) error) func() mettle.Policy {
-	return func() mettle.Policy { return mettle.PolicyFunc(do) }
+	return func() mettle.Policy { return bare(do) }
 }
 
 var faulty = []fault{
@@ -159,7 +211,7 @@ var faulty = []fault{
 		name: "leaks when the context is done on entry",
 		policy: func() mettle.Policy {
 			s := newSemaphore(3)
-			return mettle.PolicyFunc(func(ctx context.Context, op operation) error {
+			return bare(func(ctx context.Context, op operation) error {
 				if ctx.Err() != nil && s.acquire() {
 					return context.Cause(ctx)
 				}
