@@ -10,7 +10,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"math"
 	"net/url"
 	"os"
 	"os/signal"
@@ -72,7 +71,8 @@ Examples:
   orders -payment-url http://127.0.0.1:8080   pay there, in another process
 
 A service at -payment-url takes POST /payments with an Idempotency-Key and lists what
-it charged at GET /payments, as the built-in one does.
+it charged at GET /payments, and at GET /payments/KEY whether it was (2xx or 404), as the
+built-in one does.
 
 The last line of the output is
   orders=N paid=N direct=N queued=N replayed=N dead=N lost=N duplicated=N
@@ -85,6 +85,9 @@ Exit status: 0 all well; 1 an order was lost or duplicated, or that could not be
 2 a flag, a file or the data directory is not usable, and what was saved is as it was;
 3 stopped while orders were waiting: the same -data goes on with them.
 `
+
+// The bounds of -rate keep the pause between two orders within what a Duration holds.
+const minRate, maxRate = 1e-6, 1e6
 
 type options struct {
 	orders, data, paymentURL, faults, serve string
@@ -126,8 +129,8 @@ func (o options) validate(rest []string) error {
 	if len(rest) > 0 {
 		errs = append(errs, fmt.Errorf("%q is not a flag; orders are read from -orders", rest[0]))
 	}
-	if !(o.rate >= 0) || math.IsInf(o.rate, 0) {
-		errs = append(errs, fmt.Errorf("-rate is %v, must be positive, or 0 for no limit", o.rate))
+	if !(o.rate == 0 || o.rate >= minRate && o.rate <= maxRate) {
+		errs = append(errs, fmt.Errorf("-rate is %v, must be between %v and %v, or 0 for no limit", o.rate, minRate, maxRate))
 	}
 	if o.queue < 1 {
 		errs = append(errs, fmt.Errorf("-queue is %d, must be at least 1", o.queue))
@@ -209,7 +212,7 @@ func (o options) dataDir() (string, error) {
 	if o.data == "" {
 		return os.MkdirTemp("", "mettle-orders-")
 	}
-	if err := os.MkdirAll(o.data, 0o700); err != nil {
+	if err := makeDir(o.data); err != nil {
 		return "", fmt.Errorf("-data: %w", err)
 	}
 	// All files are looked at before the first is opened for writing.
@@ -221,6 +224,31 @@ func (o options) dataDir() (string, error) {
 		return "", fmt.Errorf("-data: %w", err)
 	}
 	return o.data, nil
+}
+
+// makeDir makes a directory and those above it that are missing, each on the disk
+// before anything is kept below it.
+func makeDir(path string) error {
+	switch info, err := os.Stat(path); {
+	case err == nil && info.IsDir():
+		return nil
+	case err == nil:
+		return fmt.Errorf("%s is not a directory", path)
+	}
+	parent := filepath.Dir(filepath.Clean(path))
+	if parent != path {
+		if err := makeDir(parent); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(path, 0o700); err != nil {
+		return err
+	}
+	dir, err := os.Open(parent)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // input returns the orders to read.

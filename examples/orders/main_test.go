@@ -153,7 +153,7 @@ func TestBadQuarterOfAnHour(t *testing.T) {
 	require.Positive(t, r.n["queued"]-r.n["dead"])
 	for _, says := range []string{
 		"storm: every answer is 503", "closed → open", "→ half-open → closed", "waits:", "empty: replayed",
-		"402 the card was declined", "answered 8 times with 500",
+		"402 the card was declined", "failed 8 times with 500",
 	} {
 		require.Contains(t, r.stdout, says)
 	}
@@ -369,6 +369,57 @@ func TestInterrupt(t *testing.T) {
 
 	orders(t, t.Context(), some(200), "-orders", "-", "-data", data, "-rate", "0", "-faults", "none").settled(t, 200, 0)
 	verify(t, filepath.Join(data, ledgerFile), filepath.Join(data, paymentsFile), 200, 0)
+}
+
+// An outage in which every answer is a 500 buries nobody. The oldest order was the
+// probe each time, and after eight probes it was declared dead, though half of those
+// answers had taken the money.
+//
+// Spec: Q1, Q3
+func TestOutageBuriesNobody(t *testing.T) {
+	t.Parallel()
+	data := t.TempDir()
+	orders(t, t.Context(), some(30), "-orders", "-", "-data", data, "-rate", "0",
+		"-faults", write(t, "faults", "brownout 8s latency=5ms errors=1\nrecovery")).settled(t, 30, 0)
+	verify(t, filepath.Join(data, ledgerFile), filepath.Join(data, paymentsFile), 30, 0)
+}
+
+// An order whose connection is always cut is tried behind the others, which get paid,
+// and is parked in the end: but not before the service has said that it never charged
+// it. Until then its customer's other orders wait; afterwards they are paid too.
+//
+// Spec: Q3
+func TestCutOrderStarvesNobody(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	var charges []payments.Charge
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /payments", func(w http.ResponseWriter, r *http.Request) {
+		var p payments.Payment
+		if err := json.NewDecoder(r.Body).Decode(&p); err != nil || p.Order == "o-0" {
+			panic(http.ErrAbortHandler)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		charges = append(charges, payments.Charge{Key: r.Header.Get("Idempotency-Key"), Payment: p})
+		w.WriteHeader(http.StatusCreated)
+	})
+	mux.HandleFunc("GET /payments/{key}", func(w http.ResponseWriter, r *http.Request) {
+		require.Equal(t, "order-o-0", r.PathValue("key"))
+		w.WriteHeader(http.StatusNotFound)
+	})
+	mux.HandleFunc("GET /payments", func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, c := range charges {
+			json.NewEncoder(w).Encode(c)
+		}
+	})
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	r := orders(t, t.Context(), some(30), "-orders", "-", "-data", t.TempDir(), "-rate", "0", "-payment-url", server.URL)
+	r.settled(t, 30, 1)
+	require.Contains(t, r.stdout, "order o-0 of c-0 can never be paid: failed 8 times with connection cut")
 }
 
 // broken is a payment service with a bug, which the audit must find.

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -34,6 +35,7 @@ type pipeline struct {
 	breaker *breaker.Breaker   // in both, so that either learns from the other
 	direct  *http.Client
 	replays *http.Client
+	asks    *http.Client // for charged: past the breaker, which the order in question may keep open
 	resend  *retry.Retrier
 	attempt *timeout.Timeout
 }
@@ -88,6 +90,7 @@ func newPipeline(baseURL string, seed uint64, toQueue func(store.Order, error) e
 		breaker: guard,
 		direct:  newClient(direct),
 		replays: newClient(replay),
+		asks:    newClient(mettle.Compose(slots, attempt)),
 		resend:  resend,
 		attempt: attempt,
 	}
@@ -156,6 +159,9 @@ func (p *pipeline) post(ctx context.Context, client *http.Client, o store.Order)
 		return resp.Header.Get("Idempotent-Replayed") == "true", nil
 	}
 	status := &statusError{code: resp.StatusCode}
+	if n, err := strconv.ParseUint(resp.Header.Get("Retry-After"), 10, 31); err == nil {
+		status.after = time.Duration(n) * time.Second
+	}
 	var said struct{ Error string }
 	if json.Unmarshal(answer, &said) == nil {
 		status.text = said.Error
@@ -163,11 +169,36 @@ func (p *pipeline) post(ctx context.Context, client *http.Client, o store.Order)
 	return false, status
 }
 
+// charged asks the service whether an order was charged: GET /payments/KEY answers
+// 2xx if so and 404 if not. Anything else is no answer.
+func (p *pipeline) charged(ctx context.Context, o store.Order) (bool, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.url+"/"+url.PathEscape(o.Key()), nil)
+	if err != nil {
+		return false, err
+	}
+	resp, err := p.asks.Do(req)
+	if err != nil {
+		return false, err
+	}
+	resp.Body.Close()
+	switch {
+	case resp.StatusCode/100 == 2:
+		return true, nil
+	case resp.StatusCode == http.StatusNotFound:
+		return false, nil
+	default:
+		return false, &statusError{code: resp.StatusCode}
+	}
+}
+
 // statusError is an answer other than yes.
 type statusError struct {
-	code int
-	text string // what the service gave as its reason, if anything
+	code  int
+	text  string        // what the service gave as its reason, if anything
+	after time.Duration // how long to stay away, as it said; zero: it did not
 }
+
+func (e *statusError) RetryAfter() time.Duration { return e.after }
 
 func (e *statusError) Error() string {
 	if e.text != "" {
@@ -177,23 +208,29 @@ func (e *statusError) Error() string {
 }
 
 // never reports that the request itself is wrong: the answer will be the same
-// however often it is sent.
+// however often it is sent. A 409 may only mean that an earlier attempt under the
+// same key is still under way.
 func (e *statusError) never() bool {
 	switch e.code {
-	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
+	case http.StatusRequestTimeout, http.StatusConflict, http.StatusTooEarly, http.StatusTooManyRequests:
 		return false
 	}
 	return e.code/100 == 4
 }
 
-// suspect reports that the request may be at fault, or the service: a bug that one
-// order meets looks just like an outage, from here.
-func (e *statusError) suspect() bool {
-	switch e.code {
-	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+// suspect reports that the order may be at fault, or the service: a bug that one
+// order meets, with a 500, a cut connection or no answer, looks just like an outage,
+// from here.
+func suspect(err error) bool {
+	var status *statusError
+	switch {
+	case !errors.As(err, &status):
+		return !errors.Is(err, syscall.ECONNREFUSED)
+	case status.code == http.StatusTooManyRequests || status.code == http.StatusServiceUnavailable:
 		return false
+	default:
+		return !status.never()
 	}
-	return e.code/100 != 4
 }
 
 // why says in a few words what an error comes down to. It goes into the timeline and

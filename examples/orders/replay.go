@@ -17,10 +17,13 @@ const (
 	// replayWidth is how many customers are replayed at once while all is well.
 	replayWidth = 4
 
-	// maxFaults is how many answers such as 500, which may mean this order or the
-	// whole service, make an order poison. Refused connections, 503 and silence are
-	// about the service and never count.
+	// maxFaults is how many failures that may be this order's doing, while others are
+	// paid, make it poison. Refused connections, 503 and 429 are about the service and
+	// never count.
 	maxFaults = 8
+
+	// maxAsked is the longest wait that the service may ask for.
+	maxAsked = time.Minute
 )
 
 // replayer pays what is in the queue.
@@ -105,17 +108,47 @@ func (r *replayer) replay(ctx context.Context, rec store.Record) error {
 		return nil
 	case errors.As(err, &status) && status.never():
 		return r.bury(o, why(err))
-	case errors.As(err, &status) && status.suspect():
-		faults, failure := r.store.Fault(o.ID, why(err))
+	case suspect(err):
+		faults, failure := r.store.Fault(rec, why(err))
 		if failure != nil {
 			return failure
 		}
 		if faults >= maxFaults {
-			return r.bury(o, fmt.Sprintf("answered %d times with %s", faults, why(err)))
+			return r.park(ctx, rec, fmt.Sprintf("failed %d times with %s", faults, why(err)))
 		}
 	}
-	r.store.Postpone(o.Customer, r.backoff(min(rec.Tries, math.MaxInt32-1)+1, 0), true)
+	r.postpone(rec, err)
 	return nil
+}
+
+// postpone makes an order wait for its next try: as long as the backoff says, and no
+// less than the service has asked for.
+func (r *replayer) postpone(rec store.Record, err error) {
+	delay := r.backoff(min(rec.Tries, math.MaxInt32-1)+1, 0)
+	if asked, ok := mettle.RetryAfter(err); ok {
+		delay = max(delay, min(asked, maxAsked))
+	}
+	r.store.Postpone(rec.Order.Customer, delay, true)
+}
+
+// park ends an order that fails while others are paid. What failed may have been done
+// all the same, so the service is asked before the order is called dead: a dead
+// letter must never have been charged.
+func (r *replayer) park(ctx context.Context, rec store.Record, reason string) error {
+	charged, err := r.pipeline.charged(ctx, rec.Order)
+	switch {
+	case err != nil: // still in doubt: try again later
+		r.postpone(rec, err)
+		return nil
+	case charged:
+		paid, err := r.store.Paid(rec.Order.ID)
+		if err == nil {
+			r.report.replayed(paid, true)
+		}
+		return err
+	default:
+		return r.bury(rec.Order, reason)
+	}
 }
 
 func (r *replayer) bury(o store.Order, reason string) error {

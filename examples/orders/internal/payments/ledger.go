@@ -82,6 +82,16 @@ func (l *ledger) charge(key string, p Payment) (c Charge, replayed bool, err err
 	return c, replayed, err
 }
 
+// taken reports whether money was taken under key.
+func (l *ledger) taken(key string) (yes bool, err error) {
+	err = l.file.View(func(tx *boltfile.Tx) error {
+		number, err := tx.Get(keysBucket, []byte(key))
+		yes = number != nil
+		return err
+	})
+	return yes, err
+}
+
 // each calls fn for every charge, in the order in which they were taken.
 func (l *ledger) each(fn func(Charge) error) error {
 	return l.file.View(func(tx *boltfile.Tx) error {

@@ -156,6 +156,7 @@ func (s *Service) serve(listener net.Listener) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /payments", s.pay)
 	mux.HandleFunc("GET /payments", s.list)
+	mux.HandleFunc("GET /payments/{key}", s.find)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	s.mu.Lock()
 	s.server = server
@@ -260,6 +261,19 @@ func (s *Service) list(w http.ResponseWriter, _ *http.Request) {
 	enc := json.NewEncoder(w)
 	if err := s.ledger.each(func(c Charge) error { return enc.Encode(c) }); err != nil {
 		panic(http.ErrAbortHandler) // a list cut short must not look complete
+	}
+}
+
+// find handles GET /payments/{key}: 204 when money was taken under the key, 404 when
+// not. It is how a client ends its doubt about an answer that it did not get.
+func (s *Service) find(w http.ResponseWriter, r *http.Request) {
+	switch taken, err := s.ledger.taken(r.PathValue("key")); {
+	case err != nil:
+		answer(w, err)
+	case taken:
+		w.WriteHeader(http.StatusNoContent)
+	default:
+		answer(w, &refusal{http.StatusNotFound, "no charge under this key"})
 	}
 }
 

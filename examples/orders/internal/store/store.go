@@ -65,7 +65,8 @@ type Record struct {
 	Reason string    `json:"reason,omitempty"` // why it was queued, last postponed, or is dead
 	Faults int       `json:"faults,omitempty"` // replays whose answer blames the order
 	Tries  int       `json:"-"`                // replays of this run that failed, for the backoff
-	Final  time.Time `json:"final,omitzero"`   // when it became Paid or Dead
+	blamed int       // how many orders had been paid at the last fault
+	Final  time.Time `json:"final,omitzero"` // when it became Paid or Dead
 }
 
 // Verdict is the answer of [Store.Accept].
@@ -106,6 +107,7 @@ type Store struct {
 	inDoubt  int
 
 	mu      sync.Mutex
+	paid    int              // guarded by mu; orders paid in this run
 	counts  Counts           // guarded by mu
 	lanes   map[string]*lane // guarded by mu; customers with a queued order
 	changed chan struct{}    // has an item when the queue has changed
@@ -311,11 +313,20 @@ func (s *Store) Bury(id, reason string) (Record, error) {
 	return s.change(id, func(r *Record) { r.State, r.Final, r.Reason = Dead, time.Now(), reason })
 }
 
-// Fault records that a leased order was answered with an error that may be the
-// order's own doing, and returns how often that has happened.
-func (s *Store) Fault(id, reason string) (int, error) {
-	r, err := s.change(id, func(r *Record) { r.Faults++; r.Reason = reason })
-	return r.Faults, err
+// Fault records that a leased order failed in a way that may be its own doing, and
+// returns how often that has happened. It counts only when another order was paid
+// since the last time: while nobody's is, the service is to blame. Where no other
+// customer waits, nobody can tell, and it counts.
+func (s *Store) Fault(r Record, reason string) (int, error) {
+	s.mu.Lock()
+	paid := s.paid
+	alone := len(s.lanes) == 1 && s.counts.Accepted == 0
+	s.mu.Unlock()
+	if r.blamed == paid && !alone {
+		return r.Faults, nil
+	}
+	after, err := s.change(r.Order.ID, func(r *Record) { r.Faults++; r.Reason, r.blamed = reason, paid })
+	return after.Faults, err
 }
 
 // change rewrites one record, moves it in and out of the queue as its state says,
@@ -361,6 +372,9 @@ func (s *Store) change(id string, edit func(*Record)) (Record, error) {
 	case before.State == Queued:
 		s.pop(after.Order.Customer)
 	}
+	if after.State == Paid {
+		s.paid++
+	}
 	if after.State == Paid || after.State == Dead {
 		s.madeRoom()
 	}
@@ -389,8 +403,9 @@ func (s *Store) madeRoom() {
 // It has one receiver at a time.
 func (s *Store) Changed() <-chan struct{} { return s.changed }
 
-// Lease hands out the oldest queued order that is due and first of its customer, if
-// there is one. The caller owes a call of [Store.Paid], [Store.Bury] or
+// Lease hands out a queued order that is due and first of its customer, if there is
+// one: of those tried least often the oldest, so that one which always fails does not
+// stand in the way of all others. The caller owes a call of [Store.Paid], [Store.Bury] or
 // [Store.Postpone] for it. Otherwise Lease tells when the next one is due, if any.
 //
 // The queue is bounded, so a look at all customers is cheap.
@@ -404,7 +419,7 @@ func (s *Store) Lease(now time.Time) (r Record, ok bool, next time.Duration) {
 		case l.leased:
 		case wait > 0:
 			next = min(next, wait)
-		case first == nil || l.waiting[0].Seq < first.waiting[0].Seq:
+		case first == nil || l.waiting[0].before(first.waiting[0]):
 			first = l
 		}
 	}
@@ -413,6 +428,13 @@ func (s *Store) Lease(now time.Time) (r Record, ok bool, next time.Duration) {
 	}
 	first.leased = true
 	return first.waiting[0], true, 0
+}
+
+func (r Record) before(o Record) bool {
+	if r.Tries != o.Tries {
+		return r.Tries < o.Tries
+	}
+	return r.Seq < o.Seq
 }
 
 // Postpone gives a lease back: the customer's first order is due again after delay.

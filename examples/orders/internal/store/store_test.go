@@ -129,10 +129,30 @@ func TestDeadLettersKeepTheirReason(t *testing.T) {
 	accept(t, s, order("a", "c1"))
 	_, err := s.Enqueue("a", "402")
 	require.NoError(t, err)
-	_, _, _ = s.Lease(time.Now())
-	n, err := s.Fault("a", "500")
+	// A fault is the order's own only when others are paid meanwhile.
+	leased, _, _ := s.Lease(time.Now())
+	accept(t, s, order("b", "c2"))
+	accept(t, s, order("c", "c3"))
+	n, err := s.Fault(leased, "500")
 	require.NoError(t, err)
-	require.Equal(t, 1, n)
+	require.Equal(t, 0, n)
+	_, err = s.Paid("b")
+	require.NoError(t, err)
+	for range 2 { // the second time nobody was paid in between
+		n, err = s.Fault(leased, "500")
+		require.NoError(t, err)
+		require.Equal(t, 1, n)
+		s.Postpone("c1", 0, true)
+		leased, _, _ = s.Lease(time.Now().Add(time.Second))
+	}
+	// Alone there is nobody to compare with.
+	_, err = s.Paid("c")
+	require.NoError(t, err)
+	for want := 2; want < 4; want++ {
+		n, err = s.Fault(leased, "500")
+		require.NoError(t, err)
+		require.Equal(t, want, n)
+	}
 	_, err = s.Bury("a", "402 declined")
 	require.NoError(t, err)
 	require.NoError(t, s.Close())
@@ -144,7 +164,7 @@ func TestDeadLettersKeepTheirReason(t *testing.T) {
 		return nil
 	}))
 	require.Equal(t, []string{"a: 402 declined"}, letters)
-	require.Equal(t, store.Counts{Orders: 1, Queued: 1, Dead: 1}, s.Counts())
+	require.Equal(t, store.Counts{Orders: 3, Direct: 2, Queued: 1, Dead: 1}, s.Counts())
 }
 
 func TestPostponedOrdersWaitTheirTime(t *testing.T) {
