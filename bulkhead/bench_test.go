@@ -2,6 +2,7 @@ package bulkhead_test
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -110,4 +111,78 @@ func BenchmarkStats(b *testing.B) {
 	for b.Loop() {
 		_ = x.Stats()
 	}
+}
+
+// A partition takes a lock where a bulkhead has one word; see BenchmarkDo and the
+// others above for what that costs.
+func newPools() *bulkhead.Partition {
+	return bulkhead.NewPartition(bulkhead.PartitionConfig{Pools: []bulkhead.PoolConfig{
+		{Name: "critical"}, {Name: "normal", Lend: 100}, {Name: "background", Lend: 50},
+	}})
+}
+
+func BenchmarkPoolDo(b *testing.B) {
+	x := newPools().Pool("normal")
+	b.ReportAllocs()
+	for b.Loop() {
+		_ = x.Do(bg, noop)
+	}
+}
+
+func BenchmarkPoolDoParallel(b *testing.B) {
+	x := newPools().Pool("normal")
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			_ = x.Do(bg, noop)
+		}
+	})
+}
+
+func BenchmarkPoolBy(b *testing.B) {
+	x := newPools().By(func(context.Context) string { return "normal" })
+	b.ReportAllocs()
+	for b.Loop() {
+		_ = x.Do(bg, noop)
+	}
+}
+
+func BenchmarkPoolAcquireRelease(b *testing.B) {
+	x := newPools().Pool("normal")
+	b.ReportAllocs()
+	for b.Loop() {
+		p, err := x.Acquire(bg)
+		if err != nil {
+			b.Fatal(err)
+		}
+		p.Release()
+	}
+}
+
+func BenchmarkPoolRefused(b *testing.B) {
+	x := newPools().Pool("background")
+	fill(x)
+	b.ReportAllocs()
+	for b.Loop() {
+		_ = x.Do(bg, noop)
+	}
+}
+
+// Each of three pools has calls waiting, so that every call looks at all of them.
+func BenchmarkPoolHandover(b *testing.B) {
+	const wait = time.Hour
+	x := bulkhead.NewPartition(bulkhead.PartitionConfig{Pools: []bulkhead.PoolConfig{
+		{Name: "a", Limit: 1, MaxQueue: 1000, MaxWait: wait},
+		{Name: "b", Limit: 1, Lend: 1, MaxQueue: 1000, MaxWait: wait},
+		{Name: "c", Limit: 1, Lend: 1, MaxQueue: 1000, MaxWait: wait},
+	}})
+	var next atomic.Int64
+	b.ReportAllocs()
+	b.SetParallelism(12)
+	b.RunParallel(func(pb *testing.PB) {
+		p := x.Pool([]string{"a", "b", "c"}[next.Add(1)%3])
+		for pb.Next() {
+			_ = p.Do(bg, noop)
+		}
+	})
 }

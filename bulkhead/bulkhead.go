@@ -8,6 +8,9 @@
 // bounded time, or is refused with [ErrFull]. The bound is exact: at no moment are more
 // calls in flight than the limit allows, however many arrive at once.
 //
+// Where calls of several classes share one dependency, a [Partition] gives each of them
+// a pool of its own, and lends what one has no use for to those more important.
+//
 // In a pipeline a bulkhead belongs inside a breaker, so that calls which the breaker
 // refuses take no slot, and outside the timeout of an attempt, so that the time in the
 // queue is not taken for slowness of the dependency. A refusal is ignored by a breaker

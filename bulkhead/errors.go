@@ -17,9 +17,10 @@ var ErrFull = errors.New("bulkhead: full")
 //
 // All refusals of one kind share one value: read it, do not change it.
 type FullError struct {
-	Name     string        // Name of the bulkhead's Config
+	Name     string        // Name of the bulkhead's Config; of a pool as in "payments[critical]"
 	Limit    int           // calls in flight at once
 	MaxQueue int           // calls waiting at once; zero where nobody may wait
+	Lent     bool          // a pool had fewer in flight than Limit and the rest lent to pools above
 	Waited   time.Duration // MaxWait, if the call waited so long in vain; zero if it was refused at once
 }
 
@@ -29,13 +30,17 @@ func (e *FullError) Error() string {
 	if e.Name != "" {
 		name = fmt.Sprintf("%q ", e.Name)
 	}
+	inFlight := "in flight"
+	if e.Lent {
+		inFlight = "in flight or lent"
+	}
 	switch {
 	case e.Waited > 0:
 		return fmt.Sprintf("bulkhead: %sfull: none of %d slots came free within %v", name, e.Limit, e.Waited)
 	case e.MaxQueue > 0:
-		return fmt.Sprintf("bulkhead: %sfull: %d in flight and %d waiting", name, e.Limit, e.MaxQueue)
+		return fmt.Sprintf("bulkhead: %sfull: %d %s and %d waiting", name, e.Limit, inFlight, e.MaxQueue)
 	default:
-		return fmt.Sprintf("bulkhead: %sfull: %d in flight", name, e.Limit)
+		return fmt.Sprintf("bulkhead: %sfull: %d %s", name, e.Limit, inFlight)
 	}
 }
 
