@@ -102,16 +102,22 @@ func TestLeastMissed(t *testing.T) {
 				return e
 			}
 		}
-		fail := func(b *Breaker) { _ = b.Do(context.Background(), func(context.Context) error { return errDown }) }
+		call := func(b *Breaker, err error) {
+			_ = b.Do(context.Background(), func(context.Context) error { return err })
+		}
+		fail := func(b *Breaker) { call(b, errDown) }
+		succeed := func(b *Breaker) { call(b, nil) }
 		due := func(b *Breaker) { b.Trip("test"); time.Sleep(b.RemainingDelay()) }
-		order := []struct {
-			name string
-			make func() *entry
-		}{
-			{"idle", with(false, func(*Breaker) {})},
-			{"failed lately", with(false, fail)},
-			{"in use", with(true, func(*Breaker) {})},
-			{"due", with(false, due)},
+		failThen := func(then func(b *Breaker)) func(b *Breaker) { return func(b *Breaker) { fail(b); then(b) } }
+		order := []map[string]func() *entry{
+			{"idle": with(false, func(*Breaker) {})},
+			{
+				"failed lately":            with(false, fail),
+				"failed, then succeeded":   with(false, failThen(succeed)),
+				"failed, not called since": with(false, failThen(func(*Breaker) { time.Sleep(time.Minute) })),
+			},
+			{"in use": with(true, func(*Breaker) {}), "in use and failing": with(true, fail)},
+			{"due": with(false, due)},
 		}
 		stays := map[string]func() *entry{
 			"due, in use":   with(true, due),
@@ -121,17 +127,19 @@ func TestLeastMissed(t *testing.T) {
 			"forced closed": with(false, func(b *Breaker) { b.ForceClosed(Override{}) }),
 		}
 		later := maps.Clone(stays)
-		for _, v := range slices.Backward(order) {
-			for name, other := range later {
-				for range 20 { // a map is walked in another order each time
-					keys := map[string]*entry{v.name: v.make()}
-					keys[name] = other() // last, for what is open is so for a while only
-					if victim, ok := leastMissed(keys); !ok || victim != v.name {
-						t.Fatalf("of %q and %q, %q had to go (%v)", v.name, name, victim, ok)
+		for _, equals := range slices.Backward(order) {
+			for first, v := range equals {
+				for second, other := range later {
+					for range 20 { // a map is walked in another order each time
+						keys := map[string]*entry{first: v()}
+						keys[second] = other() // last, for what is open is so for a while only
+						if victim, ok := leastMissed(keys); !ok || victim != first {
+							t.Fatalf("of %q and %q, %q had to go (%v)", first, second, victim, ok)
+						}
 					}
 				}
 			}
-			later[v.name] = v.make
+			maps.Copy(later, equals)
 		}
 		for name, stay := range stays {
 			if victim, ok := leastMissed(map[string]*entry{name: stay()}); ok {
