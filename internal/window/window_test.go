@@ -3,6 +3,7 @@ package window
 import (
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -198,6 +199,29 @@ func TestConcurrentRollsLoseNothing(t *testing.T) {
 	}
 	if all, _ := w.Lifetime(); all != goroutines*rounds {
 		t.Errorf("Lifetime = %d, want %d", all, goroutines*rounds)
+	}
+}
+
+// While counts are on their way out of a bucket, and in neither place, Lifetime waits:
+// it would run backwards.
+//
+// Spec: B9
+func TestLifetimeWaitsForAMove(t *testing.T) {
+	w := New(Buckets*time.Second, 0)
+	for range 5 {
+		w.Add(0, true)
+	}
+	got := make(chan uint64, 1)
+	w.take(5, 5, func() bool {
+		w.buckets[0].Store(pack(0, 0, 0))
+		go func() { total, _ := w.Lifetime(); got <- total }()
+		for range 1000 {
+			runtime.Gosched() // the other goroutine has its chance to be too early
+		}
+		return true
+	})
+	if total := <-got; total != 5 {
+		t.Errorf("Lifetime = %d, want 5", total)
 	}
 }
 
