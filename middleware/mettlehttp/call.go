@@ -28,6 +28,7 @@ type call struct {
 	idempotent bool                          // may be sent again though bytes have left
 	getBody    func() (io.ReadCloser, error) // nil: the body can be sent once only
 	hasBody    bool
+	malformed  bool
 
 	started atomic.Int32 // attempts
 
@@ -167,7 +168,7 @@ func (c *call) attempt(ctx context.Context) error {
 		return err
 	}
 	a := newAttempt(c, ctx)
-	out := c.req.Clone(a.traced())
+	out := c.clone(a.traced())
 	out.Body = body
 	if c.getBody != nil {
 		out.GetBody = c.getBody
@@ -204,6 +205,20 @@ func (c *call) attempt(ctx context.Context) error {
 		err = errNilResponse
 	}
 	return c.failed(ctx, a, err, body)
+}
+
+// clone copies the request but for its Trailer, whose values the body sets as it is read:
+// it is the map that the caller gave which the base has to look at. It is not iterated
+// either, because the body of an attempt before may be setting them still.
+func (c *call) clone(ctx context.Context) *http.Request {
+	req := c.req
+	if req.Trailer != nil {
+		req = req.WithContext(ctx)
+		req.Trailer = nil
+	}
+	out := req.Clone(ctx)
+	out.Trailer = c.req.Trailer
+	return out
 }
 
 // answered takes the response of an attempt and tells the policy what it was.
@@ -250,12 +265,12 @@ func (c *call) failed(ctx context.Context, a *attempt, err error, body io.ReadCl
 		permanent: !c.replayable() || !c.idempotent && !unsent || never,
 	}
 	// A base may say in its own words that its context ended, or nothing but Canceled.
-	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
+	if cause := context.Cause(ctx); cause != nil && !isCause(err, cause) {
 		m.cause = cause
 	}
 	upload, _ := body.(*uploadBody)
 	switch {
-	case malformed(c.req), upload != nil && upload.failed.Load():
+	case c.malformed, upload != nil && upload.failed.Load():
 		m.permanent = true
 		err = &ownError{m}
 	case m.permanent || m.cause != nil:
@@ -293,7 +308,7 @@ func (c *call) finish(err error) (*http.Response, error) {
 		err = errNoResponse
 	}
 	if ended := c.Err(); ended != nil {
-		if cause := context.Cause(c); !errors.Is(err, cause) {
+		if cause := context.Cause(c); !isCause(err, cause) {
 			err = &attemptError{err: err, cause: cause}
 		}
 	}

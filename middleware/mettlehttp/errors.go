@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 
 	"github.com/mettle-go/mettle"
 )
@@ -70,6 +71,16 @@ func (e *attemptError) Permanent() bool { return e.permanent }
 type ownError struct{ attemptError }
 
 func (e *ownError) Outcome() mettle.Outcome { return mettle.Ignored }
+
+// isCause is [errors.Is], but for a cause that cannot be compared, which no error Is. A
+// cause is anybody's value, and with one whose interface holds a slice, == panics.
+func isCause(err, cause error) bool {
+	v := reflect.ValueOf(cause)
+	if v.Kind() != reflect.Pointer && cause != context.DeadlineExceeded && !v.Comparable() {
+		return false
+	}
+	return errors.Is(err, cause)
+}
 
 // timeoutError gives the outermost error the method that [url.Error] looks for
 // there and nowhere else.

@@ -64,8 +64,9 @@ func schemeOf(req *http.Request) string {
 	return req.URL.Scheme
 }
 
-// malformed reports whether no server could be asked what req asks. It is looked at when
-// an attempt has failed, since net/http's own error has no type.
+// malformed reports whether no server could be asked what req asks. It is for an attempt
+// that has failed, since net/http's own error has no type, and has to be called before the
+// first: from then on the body may be writing to the Trailer.
 func malformed(req *http.Request) bool {
 	if req.URL == nil || req.URL.Host == "" || req.Header == nil || req.Method != "" && !isToken(req.Method) {
 		return true

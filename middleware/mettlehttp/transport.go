@@ -105,7 +105,7 @@ func BufferBodies(limit int64) Option {
 // When the policy gives up and its last attempt was answered with a status that counts
 // as failed, that answer is the result: a response with its body unread, and no error.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	c := &call{transport: t, req: req, host: hostKey(req.URL)}
+	c := &call{transport: t, req: req, host: hostKey(req.URL), malformed: malformed(req)}
 	ctx := req.Context()
 	if req.Cancel != nil {
 		var stop func()

@@ -1,0 +1,80 @@
+package mettlehttp_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/mettle-go/mettle"
+	"github.com/mettle-go/mettle/middleware/mettlehttp"
+)
+
+// summing is a body that sets a trailer of its request when it has been read.
+type summing struct {
+	io.Reader
+	req *http.Request
+}
+
+func (b summing) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if err == io.EOF {
+		b.req.Trailer.Set("X-Sum", "42")
+	}
+	return n, err
+}
+
+func (summing) Close() error { return nil }
+
+// TestTrailer has a body that sets a trailer as it ends, which used to be set on a map
+// that no attempt looked at.
+//
+// Spec: W2, W6
+func TestTrailer(t *testing.T) {
+	var got []string
+	url, base := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		got = append(got, r.Trailer.Get("X-Sum"))
+		w.WriteHeader(http.StatusServiceUnavailable)
+	})
+	req := request(t, "PUT", url, nil)
+	req.ContentLength = -1
+	req.Trailer = http.Header{"X-Sum": nil}
+	req.GetBody = func() (io.ReadCloser, error) { return summing{strings.NewReader("data"), req}, nil }
+	req.Body, _ = req.GetBody()
+	resp, err := mettlehttp.NewTransport(base, resend(2)).RoundTrip(req)
+	readAll(t, one(t, resp, err))
+	if strings.Join(got, " ") != "42 42" {
+		t.Errorf("the server got the trailers %q", got)
+	}
+}
+
+// oddCause is an error whose type can be compared and whose value panics when it is.
+type oddCause struct{ v any }
+
+func (oddCause) Error() string { return "odd" }
+
+// TestCauseThatCannotBeCompared cancels with a cause that == panics on, while an attempt
+// is under way and between two.
+//
+// Spec: W14
+func TestCauseThatCannotBeCompared(t *testing.T) {
+	for _, text := range []string{"", "broken"} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		base := baseFunc(func(r *http.Request) (*http.Response, error) {
+			cancel(oddCause{[]int{1}})
+			<-r.Context().Done()
+			if text != "" {
+				return nil, errors.New(text)
+			}
+			return nil, context.Cause(r.Context())
+		})
+		resp, err := mettlehttp.NewTransport(base, mettle.Compose()).RoundTrip(request(t, "GET", "http://host/", nil).WithContext(ctx))
+		var odd oddCause
+		if !errors.As(failed(t, resp, err), &odd) {
+			t.Errorf("got %v, which does not say why the call ended", err)
+		}
+	}
+}
