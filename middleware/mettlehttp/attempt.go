@@ -31,12 +31,12 @@ type attempt struct {
 	cancel          context.CancelCauseFunc
 	values          context.Context // the policy's
 	call            *call
-	sendings        int32     // after so many no further connection is wanted
+	sendings        int32     // after so many without an answer no further connection is wanted
 	total           time.Time // zero: the caller's own deadline, if any, is the first
 
 	// Told by httptrace, on goroutines of the base.
 	asked, connected atomic.Bool
-	wrote            atomic.Int32
+	wrote, answers   atomic.Int32
 	enough           atomic.Bool // another connection was asked for after the last sending
 
 	resp   *http.Response
@@ -95,12 +95,15 @@ func (a *attempt) traced() context.Context {
 	return httptrace.WithClientTrace(a, &httptrace.ClientTrace{
 		GetConn: func(string) {
 			a.asked.Store(true)
-			if a.wrote.Load() >= a.sendings {
+			// net/http sends nothing again once an answer has begun. What follows one is
+			// an exchange of the base's own: a redirect, or a challenge that it meets.
+			if a.wrote.Load()-a.answers.Load() >= a.sendings {
 				a.enough.Store(true)
 				a.cancel(errReplays)
 			}
 		},
-		GotConn: func(httptrace.GotConnInfo) { a.connected.Store(true) },
+		GotConn:              func(httptrace.GotConnInfo) { a.connected.Store(true) },
+		GotFirstResponseByte: func() { a.answers.Add(1) },
 		WroteHeaders: func() {
 			a.wrote.Add(1)
 			if a.enough.Load() {
@@ -116,18 +119,17 @@ var errReplays = errors.New("mettlehttp: connection after connection broke under
 
 // unsent reports whether err proves that the server cannot have seen the request.
 func (a *attempt) unsent(policy context.Context, err error) bool {
-	if dialFailed(err) {
-		return true
-	}
 	switch {
+	case a.wrote.Load() > 0:
+		return false // a base that tries one server after another may end with a dial
+	case dialFailed(err):
+		return true
 	case !a.asked.Load():
 		return false // the base does not trace, which proves nothing
 	case !a.connected.Load():
 		return true // neither dialled nor shaken hands to the end
-	case policy.Err() != nil:
-		return false // the base may have left its writer behind
 	default:
-		return a.wrote.Load() == 0
+		return policy.Err() == nil // else the base may have left its writer behind
 	}
 }
 

@@ -63,6 +63,9 @@ func (c *call) prepareBody() error {
 	c.bodyTaken = true
 	data := make([]byte, c.req.ContentLength)
 	_, err := io.ReadFull(c.req.Body, data)
+	if err == nil {
+		err = ended(c.req.Body)
+	}
 	if closeErr := c.req.Body.Close(); err == nil {
 		err = closeErr
 	}
@@ -71,6 +74,19 @@ func (c *call) prepareBody() error {
 	}
 	c.getBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
 	return nil
+}
+
+// ended fails if there is more to read from a body of which as much as ContentLength says
+// has been read. net/http fails so too, rather than send what is cut short.
+func ended(body io.Reader) error {
+	switch n, err := io.ReadFull(body, make([]byte, 1)); {
+	case n > 0:
+		return errors.New("it is longer than ContentLength")
+	case err == io.EOF:
+		return nil
+	default:
+		return err
+	}
 }
 
 // replayable reports whether a further attempt would send the same body.

@@ -240,7 +240,7 @@ func TestSaysWhyNotResent(t *testing.T) {
 //
 // Spec: W6
 func TestBufferedBodyBroken(t *testing.T) {
-	for _, r := range []io.Reader{strings.NewReader("short"), errReader{io.ErrClosedPipe}} {
+	for _, r := range []io.Reader{strings.NewReader("short"), strings.NewReader("eleven long"), errReader{io.ErrClosedPipe}} {
 		sent := &body{Reader: r}
 		req := request(t, "PUT", "http://host/", sent)
 		req.ContentLength = 10

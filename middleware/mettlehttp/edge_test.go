@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/mettle-go/mettle"
@@ -76,5 +78,54 @@ func TestCauseThatCannotBeCompared(t *testing.T) {
 		if !errors.As(failed(t, resp, err), &odd) {
 			t.Errorf("got %v, which does not say why the call ended", err)
 		}
+	}
+}
+
+// TestBaseOfManyExchanges has a base that follows redirects by itself. The third
+// exchange used to be taken for a replay of net/http's, and cut; so was the second, from
+// the second attempt on.
+//
+// Spec: W15
+func TestBaseOfManyExchanges(t *testing.T) {
+	var failures atomic.Int32
+	url, base := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case len(r.URL.Path) < len("/aaa"):
+			http.Redirect(w, r, r.URL.Path+"a", http.StatusFound)
+		case failures.Add(1) < 3:
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})
+	client := http.Client{Transport: base}
+	follow := baseFunc(func(r *http.Request) (*http.Response, error) { return client.Do(r) })
+	resp, err := mettlehttp.NewTransport(follow, resend(3)).RoundTrip(request(t, "GET", url+"/", nil))
+	if readAll(t, one(t, resp, err)); resp.StatusCode != http.StatusOK {
+		t.Errorf("got %d, want the third attempt to succeed", resp.StatusCode)
+	}
+}
+
+// TestFailoverIsNotUnsent has a base that tries a second server when the first has
+// hung up on the request. That nobody is there does not mean that the first saw nothing.
+//
+// Spec: W8, W9
+func TestFailoverIsNotUnsent(t *testing.T) {
+	var seen atomic.Int32
+	url, first := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		seen.Add(1)
+		panic(http.ErrAbortHandler)
+	})
+	gone := &net.OpError{Op: "dial", Net: "tcp", Err: net.ErrClosed}
+	second := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return nil, gone }}
+	base := baseFunc(func(r *http.Request) (*http.Response, error) {
+		if resp, err := first.RoundTrip(r); err == nil {
+			return resp, nil
+		}
+		again := r.Clone(r.Context())
+		again.Body, _ = r.GetBody()
+		return second.RoundTrip(again)
+	})
+	resp, err := mettlehttp.NewTransport(base, resend(3)).RoundTrip(request(t, "POST", url, strings.NewReader("pay")))
+	if !errors.Is(failed(t, resp, err), gone) || seen.Load() != 1 {
+		t.Errorf("a POST reached the server %d times: %v", seen.Load(), err)
 	}
 }
