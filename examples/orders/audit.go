@@ -19,9 +19,8 @@ type charges func(func(payments.Charge) error) error
 // audit holds what the client believes against what the payment service has done. An
 // order is lost when the two do not agree on its end: paid here and not charged
 // there, or with another amount; dead here and charged there. It is duplicated when
-// it was charged more than once; each charge too many counts. findings has a line for
-// each.
-func audit(s *store.Store, each charges) (lost, duplicated int, findings []string, err error) {
+// it was charged more than once; each charge too many counts.
+func audit(s *store.Store, each charges) (f findings, err error) {
 	type sum struct {
 		times int
 		first payments.Payment
@@ -37,13 +36,15 @@ func audit(s *store.Store, each charges) (lost, duplicated int, findings []strin
 		return nil
 	})
 	if err != nil {
-		return 0, 0, nil, fmt.Errorf("the payment service's store cannot be read: %w", err)
+		return findings{}, fmt.Errorf("the payment service's store cannot be read: %w", err)
 	}
 	err = s.Each(func(r store.Record) error {
 		at := charged[r.Order.ID]
 		want := payments.Payment{Order: r.Order.ID, Customer: r.Order.Customer, Cents: r.Order.Cents, Currency: r.Order.Currency}
 		finding := ""
 		switch {
+		case r.State == store.Paid && at.times > 0 && at.first == want:
+			f.both++
 		case r.State == store.Paid && at.times == 0:
 			finding = "is paid by the ledger, and was never charged"
 		case r.State == store.Dead && at.times > 0:
@@ -52,16 +53,23 @@ func audit(s *store.Store, each charges) (lost, duplicated int, findings []strin
 			finding = "was charged as another payment"
 		}
 		if finding != "" {
-			lost++
-			findings = append(findings, "order "+r.Order.ID+" "+finding)
+			f.lost++
+			f.lines = append(f.lines, "order "+r.Order.ID+" "+finding)
 		}
 		if at.times > 1 {
-			duplicated += at.times - 1
-			findings = append(findings, fmt.Sprintf("order %s was charged %d times", r.Order.ID, at.times))
+			f.duplicated += at.times - 1
+			f.lines = append(f.lines, fmt.Sprintf("order %s was charged %d times", r.Order.ID, at.times))
 		}
 		return nil
 	})
-	return lost, duplicated, findings, err
+	return f, err
+}
+
+// findings is what audit has found.
+type findings struct {
+	both             int // orders that are paid by the ledger and were charged
+	lost, duplicated int
+	lines            []string // one for each order that is lost or duplicated
 }
 
 // remoteCharges reads the list of charges of a service elsewhere: GET /payments, as

@@ -45,6 +45,9 @@ type client struct {
 	refused  int          // lines
 	repeated atomic.Int64 // orders that this run had accepted before
 	known    atomic.Int64 // orders that an earlier run had accepted
+	behind   atomic.Int64 // orders queued because one of the same customer was
+
+	temporary bool // data was made for this run, and nobody has named it
 }
 
 // pay is the program without -serve. It returns the exit status; an error means that
@@ -59,10 +62,11 @@ func pay(ctx context.Context, o options, stdin io.Reader, stdout io.Writer) (cod
 		return 0, err
 	}
 	defer input.Close()
+	temporary := o.data == ""
 	if o.data, err = o.dataDir(); err != nil {
 		return 0, err
 	}
-	c := &client{options: o}
+	c := &client{options: o, temporary: temporary}
 	f, ok := stdout.(*os.File)
 	c.report = newReport(stdout, ok && isTerminal(f))
 	if c.store, err = store.Open(filepath.Join(o.data, ledgerFile), o.queue); err != nil {
@@ -107,8 +111,8 @@ func (c *client) greet() {
 	}
 	c.report.event("client", "run %d over %s, payments to %s", c.store.Run(), c.data, to)
 	if n := c.store.Counts(); n.Orders > 0 {
-		c.report.event("client", "found %d orders: %d paid, %d dead, %d waiting, of which %d were on their way when the last run ended",
-			n.Orders, n.Direct+n.Replayed, n.Dead, n.Waiting, c.store.InDoubt())
+		c.report.event("client", "found %s: %d paid, %d dead, %d waiting, of these %d on their way when the last run ended",
+			plural(n.Orders, "order"), n.Direct+n.Replayed, n.Dead, n.Waiting, c.store.InDoubt())
 	}
 }
 
@@ -311,6 +315,7 @@ func (c *client) order(ctx context.Context, o store.Order) error {
 	case verdict == store.PayNow:
 		return c.payNow(ctx, o)
 	case verdict == store.Behind:
+		c.behind.Add(1)
 		rec, err := c.store.Get(o.ID)
 		c.report.queued(rec)
 		return err
@@ -348,36 +353,43 @@ func (c *client) complete() bool { return c.read && !c.left.Load() }
 
 // sum prints what has become of the orders and returns the exit status.
 func (c *client) sum(list charges) (int, error) {
-	lost, duplicated, findings, err := audit(c.store, list)
-	for _, finding := range findings {
-		c.report.event("audit", "%s", finding)
-	}
+	found, err := audit(c.store, list)
 	n := c.store.Counts()
-	c.report.event("pipeline", "%s", c.pipeline.summary())
-	if c.report.again > 0 {
-		c.report.event("client", "%d replayed orders had been charged already, at an attempt whose answer was lost: their key kept them from paying twice", c.report.again)
+	for _, line := range c.pipeline.summary(int(c.behind.Load())) {
+		c.report.event("pipeline", "%s", line)
 	}
-	if k := c.known.Load(); k > 0 {
-		c.report.event("client", "%d orders were known from an earlier run", k)
+	if again := c.report.again; again > 0 {
+		c.report.event("client", "%s charged already, at an attempt whose answer was lost: a key kept each from being paid twice",
+			were(again, "replayed order"))
+	}
+	if k := int(c.known.Load()); k > 0 {
+		c.report.event("client", "%s known from an earlier run", were(k, "order"))
 	}
 	if c.refused > 0 {
-		c.report.event("intake", "%d lines were refused", c.refused)
+		c.report.event("intake", "%s refused", were(c.refused, "line"))
 	}
 	if !c.complete() {
 		c.report.event("intake", "not all orders were taken in")
 	}
 	if n.Waiting > 0 {
-		c.report.event("client", "%d orders are still waiting, safe in %s; to go on: the same command with -data %s", n.Waiting, c.data, c.data)
+		c.report.event("client", "still waiting, safe in %s: %s; to go on: the same command with -data %s", c.data, plural(n.Waiting, "order"), c.data)
+	} else if c.temporary {
+		c.report.event("client", "both ledgers stay in %s; to remove them: rm -r %s", c.data, c.data)
 	}
-	verdict := fmt.Sprintf("lost=%d duplicated=%d", lost, duplicated)
+	verdict := fmt.Sprintf("lost=%d duplicated=%d", found.lost, found.duplicated)
 	if err != nil {
 		c.report.event("audit", "%v", err)
 		verdict = "lost=unknown duplicated=unknown"
+	} else {
+		for _, line := range found.lines {
+			c.report.event("audit", "%s", line)
+		}
+		c.report.event("audit", "ledgers compared, the client's and the service's: %s in both", plural(found.both, "payment"))
 	}
 	c.report.plain("orders=%d paid=%d direct=%d queued=%d replayed=%d dead=%d %s",
 		n.Orders, n.Direct+n.Replayed, n.Direct, n.Queued, n.Replayed, n.Dead, verdict)
 	switch {
-	case err != nil || lost > 0 || duplicated > 0:
+	case err != nil || found.lost > 0 || found.duplicated > 0:
 		return exitLost, nil
 	case n.Waiting > 0 || !c.complete():
 		return exitWaiting, nil

@@ -102,7 +102,7 @@ func parseFlags(args []string, stdout io.Writer) (options, error) {
 	fs := flag.NewFlagSet("orders", flag.ContinueOnError)
 	fs.SetOutput(io.Discard) // a mistake is reported once, by the caller
 	fs.StringVar(&o.orders, "orders", "", "`FILE` with the orders, - for standard input (default: 400 orders built in)")
-	fs.StringVar(&o.data, "data", "", "`DIR` with all that is saved (default: a new temporary one, which is named)")
+	fs.StringVar(&o.data, "data", "", "`DIR` with all that is saved (default: a new temporary one, which is named and kept)")
 	fs.StringVar(&o.paymentURL, "payment-url", "", "`URL` of a payment service to use instead of the built-in one")
 	fs.StringVar(&o.faults, "faults", "", "`FILE` with the faults of the built-in service, or none (default: built in)")
 	fs.Float64Var(&o.rate, "rate", 36, "`N` orders per second; 0 is as fast as they can be paid")

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 
@@ -152,12 +153,22 @@ func TestBadQuarterOfAnHour(t *testing.T) {
 	r.settled(t, 400, 8)
 	require.Positive(t, r.n["queued"]-r.n["dead"])
 	for _, says := range []string{
-		"storm: every answer is 503", "closed → open", "→ half-open → closed", "waits:", "empty: replayed",
+		"storm: every answer is 503", "closed → open", "→ half-open → closed", "is queued to be tried again:", "empty: replayed",
 		"402 the card was declined", "failed 8 times with 500",
 	} {
 		require.Contains(t, r.stdout, says)
 	}
 	require.NotContains(t, r.stdout, "\x1b", "no terminal, no escapes")
+	require.Contains(t, r.stdout, "ledgers compared, the client's and the service's: 392 payments in both\norders=")
+	require.NotContains(t, r.stdout, "rm -r", "the directory was named, so it is the user's")
+	var fellBack, behind int
+	at := strings.Index(r.stdout, "the fallback queued")
+	_, err := fmt.Sscanf(r.stdout[at:], "the fallback queued %d orders; %d more", &fellBack, &behind)
+	require.NoError(t, err)
+	require.Equal(t, r.n["queued"], fellBack+behind, "all that were queued are told of")
+	for line := range strings.Lines(r.stdout) {
+		require.LessOrEqual(t, utf8.RuneCountInString(line), 200, line)
+	}
 
 	again := orders(t, t.Context(), "", append(args[:2:2], "-faults", "none", "-rate", "0")...)
 	again.settled(t, 400, 8)
@@ -347,7 +358,7 @@ func TestPatience(t *testing.T) {
 	r := orders(t, t.Context(), some(20), "-orders", "-", "-data", data, "-rate", "0", "-patience", "500ms",
 		"-faults", write(t, "faults", "refused"))
 	require.Equal(t, exitWaiting, r.code, r.stdout)
-	require.Contains(t, r.stdout, "20 orders are still waiting, safe in "+data)
+	require.Contains(t, r.stdout, "still waiting, safe in "+data+": 20 orders;")
 	require.Equal(t, "orders=20 paid=0 direct=0 queued=20 replayed=0 dead=0 lost=0 duplicated=0", r.last)
 
 	r = orders(t, t.Context(), "", "-orders", "-", "-data", data, "-rate", "0", "-faults", "none")

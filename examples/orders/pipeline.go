@@ -96,13 +96,18 @@ func newPipeline(baseURL string, seed uint64, toQueue func(store.Order, error) e
 	}
 }
 
-// summary says what each policy has done, as far as it did anything.
-func (p *pipeline) summary() string {
+// summary says what the policies have done in this run, a line for each kind of trouble.
+// behind is how many orders never came to the fallback.
+func (p *pipeline) summary(behind int) []string {
 	resends, guard := p.resend.Stats(), p.breaker.Stats()
-	return fmt.Sprintf("the retry resent %d calls, which paid %d orders, and left %d to its budget; "+
-		"the breaker refused %d calls; %d attempts ran out of time; the fallback queued %d orders",
-		resends.Retries, resends.Successes[1]+resends.Successes[2], resends.Budget,
-		guard.Rejected, p.attempt.Stats().Exceeded, p.orQueue.Stats().FellBack)
+	return []string{
+		fmt.Sprintf("the retry resent %s, which paid %s; its budget refused to resend %d more",
+			plural(int(resends.Retries), "call"), plural(int(resends.Successes[1]+resends.Successes[2]), "order"), resends.Budget),
+		fmt.Sprintf("the breaker refused %s; %s ran out of time",
+			plural(int(guard.Rejected), "call"), plural(int(p.attempt.Stats().Exceeded), "attempt")),
+		fmt.Sprintf("the fallback queued %s; %d more waited behind an earlier order of theirs",
+			plural(int(p.orQueue.Stats().FellBack), "order"), behind),
+	}
 }
 
 func paymentsURL(base string) string { return strings.TrimSuffix(base, "/") + "/payments" }

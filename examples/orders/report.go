@@ -133,7 +133,7 @@ func (r *report) tick() {
 	}
 	if !r.terminal {
 		if c != r.since {
-			r.line("progress", "%s%s", line, r.why())
+			r.line("progress", "%s", r.why(line))
 		}
 		r.since = c
 		clear(r.reasons)
@@ -145,16 +145,15 @@ func (r *report) tick() {
 	r.shown = line
 }
 
-// why sums up what was queued and resent since the last progress line. The caller
-// holds mu.
-func (r *report) why() string {
-	resent := ""
+// maxWidth is how many columns a progress line has at most: more do not fit on a screen.
+const maxWidth = 140
+
+// why adds to a progress line what was queued and resent since the last one, the
+// commonest reasons first and those that do not fit together. The caller holds mu.
+func (r *report) why(line string) string {
 	if n := r.resent(); n > r.resends {
-		resent = fmt.Sprintf(" (resent: %d)", n-r.resends)
+		line += fmt.Sprintf("; resent: %d", n-r.resends)
 		r.resends = n
-	}
-	if len(r.reasons) == 0 {
-		return resent
 	}
 	names := slices.SortedFunc(maps.Keys(r.reasons), func(a, b string) int {
 		if d := r.reasons[b] - r.reasons[a]; d != 0 {
@@ -162,11 +161,22 @@ func (r *report) why() string {
 		}
 		return strings.Compare(a, b)
 	})
-	var parts []string
-	for _, name := range names {
-		parts = append(parts, fmt.Sprintf("%s ×%d", name, r.reasons[name]))
+	others := 0
+	for i, name := range names {
+		part := fmt.Sprintf(", %s ×%d", name, r.reasons[name])
+		if i == 0 {
+			part = "; queued: " + part[len(", "):]
+		}
+		if others > 0 || len(line)+len(part) > maxWidth {
+			others += r.reasons[name]
+			continue
+		}
+		line += part
 	}
-	return resent + " (queued: " + strings.Join(parts, ", ") + ")"
+	if others > 0 {
+		line += fmt.Sprintf(", others ×%d", others)
+	}
+	return line
 }
 
 // phase tells what the payment service begins to do.
@@ -231,7 +241,7 @@ func (r *report) queued(rec store.Record) {
 	r.reasons[rec.Reason]++
 	if r.backlog.IsZero() {
 		r.backlog = time.Now()
-		r.line("queue", "order %s of %s waits: %s", rec.Order.ID, rec.Order.Customer, rec.Reason)
+		r.line("queue", "order %s of %s is queued to be tried again: %s", rec.Order.ID, rec.Order.Customer, rec.Reason)
 	}
 }
 
@@ -266,6 +276,14 @@ func plural(n int, noun string) string {
 		return "1 " + noun
 	}
 	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// were is plural with its verb, in the past.
+func were(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun + " was"
+	}
+	return plural(n, noun) + " were"
 }
 
 // buried tells that an order went to the dead letters.

@@ -95,12 +95,12 @@ func TestRefusals(t *testing.T) {
 	for body, status := range map[string]int{
 		good: 201,
 		`{`:  400,
-		`{"order":"","customer":"c","cents":1,"currency":"EUR"}`:          422,
-		`{"order":"o2","customer":"c","cents":-1,"currency":"EUR"}`:       422,
-		`{"order":"o3","customer":"closed-1","cents":1,"currency":"EUR"}`: 403,
-		`{"order":"o4","customer":"c","cents":500001,"currency":"EUR"}`:   402,
-		`{"order":"o5","customer":"c","cents":1,"currency":"XTS"}`:        422,
-		`{"order":"o6","customer":"c","cents":66666,"currency":"EUR"}`:    500,
+		`{"order":"","customer":"c","cents":1,"currency":"EUR"}`:        422,
+		`{"order":"o2","customer":"c","cents":-1,"currency":"EUR"}`:     422,
+		`{"order":"o3","customer":"gone-1","cents":1,"currency":"EUR"}`: 403,
+		`{"order":"o4","customer":"c","cents":500001,"currency":"EUR"}`: 402,
+		`{"order":"o5","customer":"c","cents":1,"currency":"XTS"}`:      422,
+		`{"order":"o6","customer":"c","cents":66666,"currency":"EUR"}`:  500,
 	} {
 		a, err := post(t, s, "key of "+body[:min(20, len(body))], body)
 		require.NoError(t, err)

@@ -29,7 +29,7 @@ const (
 
 	// cardLimit and the closed accounts are why some payments can never succeed.
 	cardLimit     = 500_000
-	closedAccount = "closed-"
+	closedAccount = "gone-"
 	// cursedAmount meets a bug in the service: always 500. Such a payment is poison:
 	// it cannot be told from a passing failure by its answer.
 	cursedAmount = 66_666
