@@ -184,7 +184,7 @@ func TestChangesBehindAPanicAreTold(t *testing.T) {
 // A trace's hooks run on the goroutine of its call. When another goroutine was telling
 // changes, that one once called them, and after the call had returned.
 //
-// Spec: B24, P3 (part)
+// Spec: B24
 func TestTraceStaysWithItsCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		unblock := make(chan struct{})
