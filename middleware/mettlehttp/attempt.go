@@ -39,13 +39,14 @@ type attempt struct {
 	wrote, answers   atomic.Int32
 	enough           atomic.Bool // another connection was asked for after the last sending
 
-	resp   *http.Response
-	sent   *http.Request
-	rc     io.ReadCloser // of resp, once the body is handed out
-	closed atomic.Bool   // rc
-	ended  atomic.Bool   // the context is cancelled and the timer stopped
-	timer  *time.Timer   // ends the body at total; nil: none
-	late   atomic.Bool   // timer has fired
+	resp    *http.Response
+	sent    *http.Request
+	drained bool          // reading on would not free the connection, or has already
+	rc      io.ReadCloser // of resp, once the body is handed out
+	closed  atomic.Bool   // rc
+	ended   atomic.Bool   // the context is cancelled and the timer stopped
+	timer   *time.Timer   // ends the body at total; nil: none
+	late    atomic.Bool   // timer has fired
 }
 
 // newAttempt prepares an attempt under policy, the context that the policy hands on.
@@ -226,6 +227,10 @@ func (a *attempt) discard(ctx context.Context) {
 		return
 	}
 	defer a.closeBody()
+	if a.drained {
+		a.cancel(nil)
+		return
+	}
 	if a.rc == http.NoBody || a.resp.ContentLength > drainBytes || a.isTunnel() {
 		return
 	}

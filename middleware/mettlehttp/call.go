@@ -213,7 +213,7 @@ func (c *call) attempt(ctx context.Context) error {
 			a.drop()
 			err = context.Cause(ctx)
 		default:
-			return c.answered(a, begun)
+			return c.answered(ctx, a, begun)
 		}
 	}
 	a.cancel(nil)
@@ -238,7 +238,7 @@ func (c *call) clone(ctx context.Context) *http.Request {
 }
 
 // answered takes the response of an attempt and tells the policy what it was.
-func (c *call) answered(a *attempt, begun int) error {
+func (c *call) answered(ctx context.Context, a *attempt, begun int) error {
 	outcome := statusOutcome(a.resp.StatusCode)
 	if !outcome.Failed() {
 		c.mu.Lock()
@@ -260,7 +260,10 @@ func (c *call) answered(a *attempt, begun int) error {
 		permanent:  !c.idempotent || !c.replayable() || !resent(a.resp),
 	}
 	if resent(a.resp) {
-		err.onceOnly = c.onceOnly(a.values, false)
+		err.onceOnly = c.onceOnly(ctx, false)
+	}
+	if !err.permanent && mettle.Attempt(ctx) > 0 { // there may be a backoff
+		a.readAhead(ctx)
 	}
 	c.mu.Lock()
 	before := a

@@ -9,9 +9,12 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/mettle-go/mettle"
 	"github.com/mettle-go/mettle/middleware/mettlehttp"
+	"github.com/mettle-go/mettle/retry"
 )
 
 // summing is a body that sets a trailer of its request when it has been read.
@@ -128,4 +131,96 @@ func TestFailoverIsNotUnsent(t *testing.T) {
 	if !errors.Is(failed(t, resp, err), gone) || seen.Load() != 1 {
 		t.Errorf("a POST reached the server %d times: %v", seen.Load(), err)
 	}
+}
+
+// TestBackoffHoldsNoConnection backs off for long with the only connection there may be,
+// which used to stay with the answer that was waiting to be the result. Nobody else got
+// through to an idle server.
+//
+// Spec: W1, W5
+func TestBackoffHoldsNoConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base, stop := servePipe(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/busy" { // and again when asked again
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}
+			io.WriteString(w, "answer to "+r.URL.Path)
+		})
+		defer stop()
+		base.MaxConnsPerHost = 1
+		p := retry.New(retry.Config{MaxAttempts: 2, Backoff: retry.Constant(time.Hour), Budget: retry.NoBudget})
+		tr := mettlehttp.NewTransport(base, p)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			resp, err := tr.RoundTrip(request(t, "GET", "http://host/busy", nil))
+			if err != nil {
+				t.Error(err)
+			} else if got := readAll(t, resp); got != "answer to /busy" {
+				t.Errorf("read %q", got)
+			}
+		}()
+		synctest.Wait()
+		start := time.Now()
+		resp, err := tr.RoundTrip(request(t, "GET", "http://host/", nil))
+		readAll(t, one(t, resp, err))
+		if waited := time.Since(start); waited != 0 {
+			t.Errorf("waited %v for the connection of a call that backs off", waited)
+		}
+		<-done
+	})
+}
+
+// TestHeldAnswerStaysReadable has failed answers of which not all can be read ahead, as
+// the last that comes, and closes them unread too.
+//
+// Spec: W1, W3, W5
+func TestHeldAnswerStaysReadable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broken := errors.New("connection lost")
+		long := strings.Repeat("0123456789", 10_000)
+		for name, test := range map[string]struct {
+			write func(*io.PipeWriter)
+			want  string
+			err   error
+			took  time.Duration
+		}{
+			"short":  {func(w *io.PipeWriter) { io.WriteString(w, "text"); w.Close() }, "text", nil, 0},
+			"long":   {func(w *io.PipeWriter) { io.WriteString(w, long); w.Close() }, long, nil, 0},
+			"broken": {func(w *io.PipeWriter) { io.WriteString(w, "te"); w.CloseWithError(broken) }, "te", broken, 0},
+			"slow": {func(w *io.PipeWriter) {
+				for _, s := range []string{"t", "e", "xt"} {
+					io.WriteString(w, s)
+					time.Sleep(time.Second)
+				}
+				w.Close()
+			}, "text", nil, 200 * time.Millisecond},
+		} {
+			for _, read := range []bool{true, false} {
+				r, w := io.Pipe()
+				go test.write(w)
+				base := baseFunc(func(req *http.Request) (*http.Response, error) {
+					return answer(req, http.StatusBadGateway, r), nil
+				})
+				start := time.Now()
+				resp, err := mettlehttp.NewTransport(base, resend(1)).RoundTrip(request(t, "GET", "http://host/", nil))
+				one(t, resp, err)
+				if took := time.Since(start); took != test.took {
+					t.Errorf("%s: RoundTrip took %v, want %v", name, took, test.took)
+				}
+				if read {
+					if got, err := io.ReadAll(resp.Body); string(got) != test.want || err != test.err {
+						t.Errorf("%s: read %d bytes, %v; want %d, %v", name, len(got), err, len(test.want), test.err)
+					}
+				}
+				if err := resp.Body.Close(); err != nil {
+					t.Errorf("%s: Close: %v", name, err)
+				}
+				time.Sleep(time.Minute) // for the writer to see it
+				if _, err := r.Read(make([]byte, 1)); err != io.ErrClosedPipe {
+					t.Errorf("%s: the body of the base is still open: %v", name, err)
+				}
+			}
+		}
+	})
 }
