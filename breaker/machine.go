@@ -28,16 +28,13 @@ func (b *Breaker) begin(now int64) turn {
 }
 
 // end releases the lock and tells what was changed: first, and here, the trace of the
-// call whose turn it was, then OnChange. A nil ctx has no trace.
+// call whose turn it was, then OnChange.
 func (t *turn) end(ctx context.Context) {
 	t.b.mu.Unlock()
 	if len(t.changes) == 0 {
 		return
 	}
 	defer t.b.deliver() // also when a hook of the trace panics
-	if ctx == nil {
-		return
-	}
 	trace := mettle.ContextTrace(ctx)
 	if trace == nil || trace.StateChanged == nil {
 		return
@@ -84,6 +81,7 @@ func (b *Breaker) ask(ctx context.Context, now int64) (ph *phase, v verdict, e *
 	}
 	t.end(ctx)
 
+	now = b.clock.Now() // hooks may have taken their time
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	ph = b.phase.Load()
@@ -135,11 +133,7 @@ func (t *turn) forfeit() {
 		t.release(ph, "its time is over")
 		ph = t.phase()
 	}
-	for _, l := range ph.half.leases {
-		if l.end <= t.now {
-			t.b.rest().count(mettle.Timeout)
-		}
-	}
+	t.b.rest().count(mettle.Timeout)
 	t.toOpen(ph, first, ph.half.again, Change{Rule: RuleProbeTimeout})
 }
 
@@ -227,6 +221,12 @@ func (t *turn) toOpen(ph *phase, at int64, delay time.Duration, c Change) {
 	}
 	c.Delay = delay
 	next.refusal = t.refusal(ph, "is open: "+c.why(), next.until)
+	if f := ph.force; f != nil && f.state == Open && f.until < next.until {
+		// The override will end before the opening beneath it does.
+		longer := *f
+		longer.refusal = &OpenError{Name: f.refusal.Name, why: f.refusal.why, clock: t.b.clock, until: next.until}
+		next.force = &longer
+	}
 	t.publish(next, c)
 }
 
@@ -301,7 +301,7 @@ func (b *Breaker) renew(now int64) *phase {
 		}
 		t.publish(&next, Change{})
 	}
-	t.end(nil)
+	t.end(context.Background())
 	return b.phase.Load()
 }
 

@@ -1,6 +1,7 @@
 package breaker
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -45,7 +46,7 @@ func (b *Breaker) override(state State, o Override) {
 	}
 	next.force = f
 	t.publish(&next, c)
-	t.end(nil)
+	t.end(context.Background())
 }
 
 // Release ends an override, if there is one, and the breaker's own state shows.
@@ -54,7 +55,7 @@ func (b *Breaker) Release() {
 	if ph := t.phase(); ph.force != nil {
 		t.release(ph, "")
 	}
-	t.end(nil)
+	t.end(context.Background())
 }
 
 // Trip opens the breaker as a rule would, for the reason given: it probes when its
@@ -66,7 +67,7 @@ func (b *Breaker) trip(c Change) {
 	if ph := t.phase(); ph.state != Open {
 		t.toOpen(ph, t.now, ph.delay(t.now, 0), c)
 	}
-	t.end(nil)
+	t.end(context.Background())
 }
 
 // Reset closes the breaker and forgets: counts, growing delays and the ramp. Calls
@@ -74,7 +75,7 @@ func (b *Breaker) trip(c Change) {
 func (b *Breaker) Reset() {
 	t := b.begin(b.clock.Now())
 	t.toClosed(t.phase(), Change{Rule: RuleReset})
-	t.end(nil)
+	t.end(context.Background())
 }
 
 // Reconfigure replaces the configuration and keeps state, window and generation.
@@ -86,7 +87,7 @@ func (b *Breaker) Reconfigure(c Config) error {
 		return err
 	}
 	t := b.begin(b.clock.Now())
-	defer t.end(nil)
+	defer t.end(context.Background())
 	ph := t.phase()
 	if c.Name != "" && c.Name != ph.set.name {
 		return fmt.Errorf("breaker: Name is %q, must stay %q or be empty", c.Name, ph.set.name)

@@ -471,3 +471,37 @@ func TestObserveAllocatesNothing(t *testing.T) {
 		}
 	}
 }
+
+// The lease of a probe begins when the probe does. It once began when its call came, so
+// that a hook which blocked for longer than ProbeTimeout made a good probe void.
+//
+// Spec: B13, B24
+func TestLeaseBeginsWithTheProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(breaker.Config{Successes: 1, OnChange: func(c breaker.Change) {
+			if c.To == breaker.HalfOpen {
+				time.Sleep(20 * time.Second)
+			}
+		}})
+		b.Trip("test")
+		time.Sleep(b.RemainingDelay())
+		_ = b.Do(ctx, succeed)
+		wantState(t, b, breaker.Closed)
+	})
+}
+
+// A refusal under an override tells of the opening beneath it, which may last longer.
+//
+// Spec: B23, P7
+func TestOpenedBeneathAnOverride(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(breaker.Config{Consecutive: 1, OpenFor: time.Hour, MaxOpenFor: time.Hour})
+		p := acquire(t, b)
+		b.ForceOpen(breaker.Override{For: time.Minute})
+		p.Done(errDown)
+		_, err := b.Acquire(ctx)
+		if d, _ := mettle.RetryAfter(err); d != b.RemainingDelay() || d < time.Hour {
+			t.Errorf("RetryAfter says %v, RemainingDelay %v", d, b.RemainingDelay())
+		}
+	})
+}

@@ -249,14 +249,15 @@ func (w *Window) Lifetime() (total, bad uint64) {
 func (w *Window) Resize(span time.Duration, now int64) *Window {
 	r := New(span, now)
 	newest := w.newest.Load()
+	old := max(w.epoch(now), newest)
 	present := r.epoch(now)
 	var moved, movedBad uint64
 	for i := range w.buckets {
 		word := w.buckets[i].Load()
 		a := age(newest, word)
 		_, bad, total := unpack(word)
-		if total == 0 || a < 0 || a >= Buckets {
-			continue
+		if total == 0 || a < 0 || old-(newest-a) >= Buckets {
+			continue // what had left the old window stays outside
 		}
 		e := min(r.epoch((newest-a)*w.width+w.width/2), present)
 		if present-e >= Buckets {
@@ -266,13 +267,13 @@ func (w *Window) Resize(span time.Duration, now int64) *Window {
 		if age(e, slot.Load()) != 0 {
 			slot.Store(pack(e, 0, 0))
 		}
-		_, b, t := unpack(slot.Load())
-		b, t = b+bad, t+total
+		_, was, wasTotal := unpack(slot.Load())
+		b, t := was+bad, wasTotal+total
 		for t > countMax {
 			b, t = b/2, t/2
 		}
 		slot.Store(pack(e, b, t))
-		moved, movedBad = moved+t, movedBad+b
+		moved, movedBad = moved+t-wasTotal, movedBad+b-was // may wrap on the way
 	}
 	total, bad := w.Lifetime()
 	r.goneTotal.Store(total - min(moved, total))

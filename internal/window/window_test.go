@@ -337,6 +337,43 @@ func TestResizeFullBuckets(t *testing.T) {
 	}
 }
 
+// Buckets that fall into one are moved once each. They were once counted anew with each
+// that joined them, and Lifetime fell.
+//
+// Spec: B25
+func TestResizeForgetsNothing(t *testing.T) {
+	for _, span := range []time.Duration{Buckets * time.Second, 3 * Buckets * time.Second, time.Hour, 4 * time.Second} {
+		w := New(Buckets*time.Second, 0)
+		now := int64(0)
+		for i := range int64(100) {
+			now = i * int64(time.Second)
+			w.Add(now, i%4 == 0)
+		}
+		for range 3 {
+			w = w.Resize(span, now)
+			if total, bad := w.Lifetime(); total != 100 || bad != 25 {
+				t.Fatalf("%v: Lifetime = %d, %d; want 100, 25", span, total, bad)
+			}
+		}
+	}
+}
+
+// What had left the window does not come back in a longer one.
+//
+// Spec: B25
+func TestResizeRevivesNothing(t *testing.T) {
+	w := New(time.Second, 0)
+	w.Add(0, true)
+	now := int64(30 * time.Second)
+	r := w.Resize(time.Minute, now)
+	if total, _, _ := r.Sum(now); total != 0 {
+		t.Errorf("Sum = %d, want 0", total)
+	}
+	if total, bad := r.Lifetime(); total != 1 || bad != 1 {
+		t.Errorf("Lifetime = %d, %d; want 1, 1", total, bad)
+	}
+}
+
 func BenchmarkAdd(b *testing.B) {
 	w := New(10*time.Second, 0)
 	for b.Loop() {
