@@ -31,8 +31,8 @@
 // kept for 10,000.
 //
 // Their metrics do not grow with the hosts: those of retries, budgets and bulkheads are
-// sums over the hosts that are kept, so that mettle.bulkhead.limit is 200 with two
-// of them. The breakers are counted by state.
+// sums over all hosts, and gauges over those that are kept, so that
+// mettle.bulkhead.limit is 200 with two of them. The breakers are counted by state.
 //
 // All policies of the standard pipeline have "http" in their name; two pipelines that
 // are watched need to be told apart by [Named].
