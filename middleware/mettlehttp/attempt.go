@@ -39,6 +39,8 @@ type attempt struct {
 	wrote, answers   atomic.Int32
 	enough           atomic.Bool // another connection was asked for after the last sending
 
+	uploadFailed atomic.Bool // the request body, as the caller gave it, could not be read
+
 	resp    *http.Response
 	sent    *http.Request
 	drained bool          // reading on would not free the connection, or has already

@@ -1,9 +1,12 @@
 package mettlehttp
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"net/http"
+	"reflect"
+	"strings"
 	"sync/atomic"
 
 	"github.com/mettle-go/mettle"
@@ -80,11 +83,44 @@ func (t writableTunnel) CloseWrite() error {
 	return http.ErrNotSupported
 }
 
-// uploadBody is a request body that can be sent once only. It is closed once, however
-// often the base does so, and knows whether it was the caller's reader that failed.
+// uploadBody is a request body of the caller's. It is closed once, however often the base
+// does so, and tells the attempt if it was the caller's reader that failed.
 type uploadBody struct {
 	io.ReadCloser
-	closed, failed atomic.Bool
+	failed *atomic.Bool
+	closed atomic.Bool
+}
+
+// upload returns what the base is to send of body.
+func (a *attempt) upload(body io.ReadCloser) io.ReadCloser {
+	if body == nil || body == http.NoBody || inMemory(body) {
+		return body // as it is: net/http has fast paths for the types it knows
+	}
+	return &uploadBody{ReadCloser: body, failed: &a.uploadFailed}
+}
+
+// replay wraps getBody, for the replays of net/http's own.
+func (a *attempt) replay(getBody func() (io.ReadCloser, error)) func() (io.ReadCloser, error) {
+	return func() (io.ReadCloser, error) {
+		body, err := getBody()
+		return a.upload(body), err
+	}
+}
+
+// noClose is what [io.NopCloser] returns for an [io.WriterTo], as readers from memory are.
+var noClose = reflect.TypeOf(io.NopCloser(strings.NewReader("")))
+
+// inMemory reports whether body is what [http.NewRequest] makes of a reader from memory,
+// which cannot fail and need not be closed.
+func inMemory(body io.ReadCloser) bool {
+	if reflect.TypeOf(body) != noClose {
+		return false
+	}
+	switch reflect.ValueOf(body).Field(0).Interface().(type) {
+	case *bytes.Reader, *bytes.Buffer, *strings.Reader:
+		return true
+	}
+	return false
 }
 
 func (b *uploadBody) Read(p []byte) (int, error) {

@@ -115,6 +115,10 @@ func (c *call) onceOnly(policy context.Context, unsent bool) string {
 // there were when the attempt began.
 func (c *call) begin(ctx context.Context) (body io.ReadCloser, begun int, err error) {
 	c.mu.Lock()
+	if c.finished {
+		c.mu.Unlock()
+		return nil, 0, errReturned
+	}
 	if c.runs > 0 && !c.idempotent || c.bodyTaken && !c.replayable() {
 		last := c.lastErr
 		c.mu.Unlock()
@@ -170,10 +174,8 @@ func (c *call) body(first bool) (io.ReadCloser, error) {
 			return nil, errors.New("mettlehttp: Request.GetBody returned no body")
 		}
 		return body, nil
-	case c.getBody == nil:
-		return &uploadBody{ReadCloser: c.req.Body}, nil
 	default:
-		return c.req.Body, nil // as it is: net/http has fast paths for the types it knows
+		return c.req.Body, nil
 	}
 }
 
@@ -185,9 +187,10 @@ func (c *call) attempt(ctx context.Context) error {
 	}
 	a := newAttempt(c, ctx)
 	out := c.clone(a.traced())
-	out.Body = body
+	upload := a.upload(body)
+	out.Body = upload
 	if c.getBody != nil {
-		out.GetBody = c.getBody
+		out.GetBody = a.replay(c.getBody)
 	}
 
 	// Until the headers have come, the policy's context ends the attempt. From then on
@@ -198,6 +201,9 @@ func (c *call) attempt(ctx context.Context) error {
 		if !returned { // a panic
 			detach()
 			a.cancel(nil)
+			if upload != nil {
+				upload.Close()
+			}
 		}
 	}()
 	resp, err := c.transport.base.RoundTrip(out)
@@ -220,7 +226,7 @@ func (c *call) attempt(ctx context.Context) error {
 	if err == nil {
 		err = errNilResponse
 	}
-	return c.failed(ctx, a, err, body)
+	return c.failed(ctx, a, err)
 }
 
 // clone copies the request but for its Trailer, whose values the body sets as it is read:
@@ -276,7 +282,7 @@ func (c *call) answered(ctx context.Context, a *attempt, begun int) error {
 }
 
 // failed gives the error of an attempt the marks that policies go by.
-func (c *call) failed(ctx context.Context, a *attempt, err error, body io.ReadCloser) error {
+func (c *call) failed(ctx context.Context, a *attempt, err error) error {
 	c.checkCancel()
 	unsent, never := a.unsent(ctx, err), hopeless(c.req, a, err)
 	m := attemptError{
@@ -287,9 +293,8 @@ func (c *call) failed(ctx context.Context, a *attempt, err error, body io.ReadCl
 	if cause := context.Cause(ctx); cause != nil && !isCause(err, cause) {
 		m.cause = cause
 	}
-	upload, _ := body.(*uploadBody)
 	switch {
-	case c.malformed, upload != nil && upload.failed.Load():
+	case c.malformed, a.uploadFailed.Load():
 		m.permanent = true
 		err = &ownError{m}
 	case m.permanent || m.cause != nil:
@@ -331,7 +336,7 @@ func (c *call) finish(err error) (*http.Response, error) {
 			err = &attemptError{err: err, cause: cause}
 		}
 	}
-	return nil, decorate(err)
+	return nil, decorate(c, err)
 }
 
 // isResult reports whether the failed answer that is held is what err, the end of the

@@ -6,7 +6,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -223,4 +227,157 @@ func TestHeldAnswerStaysReadable(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestUploadFailsThatCouldBeResent breaks the caller's own reader where GetBody makes
+// another. It used to count against the server, and to be tried again.
+//
+// Spec: W6
+func TestUploadFailsThatCouldBeResent(t *testing.T) {
+	url, base := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(io.Discard, r.Body); err == nil {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})
+	broken := errors.New("disk error")
+	for _, test := range []struct {
+		name   string
+		bodies []io.Reader // in the order in which they are asked for
+	}{
+		{"first", []io.Reader{errReader{broken}}},
+		{"second", []io.Reader{strings.NewReader("text"), errReader{broken}}},
+	} {
+		var made int
+		var classes []mettle.Outcome
+		watch := mettle.PolicyFunc(func(ctx context.Context, op func(context.Context) error) error {
+			err := op(ctx)
+			classes = append(classes, mettle.Classify(ctx, err))
+			return err
+		})
+		req := request(t, "PUT", url, nil)
+		req.ContentLength = int64(len("text"))
+		req.GetBody = func() (io.ReadCloser, error) {
+			made++
+			return io.NopCloser(test.bodies[min(made, len(test.bodies))-1]), nil
+		}
+		req.Body, _ = req.GetBody()
+		resp, err := mettlehttp.NewTransport(base, mettle.Compose(resend(3), watch)).RoundTrip(req)
+		if err == nil {
+			resp.Body.Close()
+		}
+		if len(classes) != len(test.bodies) || classes[len(classes)-1] != mettle.Ignored {
+			t.Errorf("%s: attempts ended as %v, want %d and the last ignored", test.name, classes, len(test.bodies))
+		}
+	}
+}
+
+// TestTimeoutOfTheWhole asks the error of a call whether it was a timeout, where the
+// first error inside that could tell is not the one that says why the call ended.
+//
+// Spec: W4, W14
+func TestTimeoutOfTheWhole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		closed := &net.OpError{Op: "read", Net: "tcp", Err: net.ErrClosed}
+		for _, test := range []struct {
+			name  string
+			err   error
+			end   func(context.Context) (context.Context, context.CancelFunc)
+			until error
+			want  bool
+		}{
+			{"deadline behind an error that is none", closed, func(ctx context.Context) (context.Context, context.CancelFunc) {
+				return context.WithTimeout(ctx, time.Second)
+			}, context.DeadlineExceeded, true},
+			{"cancelled after a timeout", os.ErrDeadlineExceeded, func(ctx context.Context) (context.Context, context.CancelFunc) {
+				ctx, cancel := context.WithCancel(ctx)
+				time.AfterFunc(time.Second, cancel)
+				return ctx, cancel
+			}, context.Canceled, false},
+			{"cancelled by a timer", closed, func(ctx context.Context) (context.Context, context.CancelFunc) {
+				ctx, cancel := context.WithCancelCause(ctx)
+				time.AfterFunc(time.Second, func() { cancel(os.ErrDeadlineExceeded) })
+				return ctx, func() { cancel(nil) }
+			}, os.ErrDeadlineExceeded, true},
+		} {
+			base := baseFunc(func(r *http.Request) (*http.Response, error) {
+				<-r.Context().Done()
+				return nil, test.err
+			})
+			ctx, cancel := test.end(t.Context())
+			client := http.Client{Transport: mettlehttp.NewTransport(base, mettle.Compose())}
+			_, err := client.Do(request(t, "GET", "http://host/", nil).WithContext(ctx))
+			cancel()
+			var e *url.Error
+			if !errors.As(err, &e) || e.Timeout() != test.want || !errors.Is(err, test.until) {
+				t.Errorf("%s: %v, Timeout is %v, want %v", test.name, err, !test.want, test.want)
+			}
+		}
+	})
+}
+
+// TestOperationAfterReturn has a policy that keeps the operation and runs it when
+// nobody waits for an answer any more.
+//
+// Spec: W1, W6
+func TestOperationAfterReturn(t *testing.T) {
+	base := &failing{codes: []int{200}}
+	var late func(context.Context) error
+	keep := mettle.PolicyFunc(func(_ context.Context, op func(context.Context) error) error {
+		late = op
+		return errRefused
+	})
+	sent := newBody("text")
+	resp, err := mettlehttp.NewTransport(base, keep).RoundTrip(request(t, "PUT", "http://host/", sent))
+	failed(t, resp, err)
+	err = late(t.Context())
+	if len(base.got) != 0 || sent.closed.Load() != 1 || mettle.Classify(t.Context(), err) != mettle.Ignored {
+		t.Errorf("sent %q, body closed %d times, %v", base.got, sent.closed.Load(), err)
+	}
+}
+
+// TestPanicOfBaseClosesBody has a base that panics with the body in its hands, before
+// and after it has closed it.
+//
+// Spec: W6
+func TestPanicOfBaseClosesBody(t *testing.T) {
+	for _, closes := range []bool{false, true} {
+		base := baseFunc(func(r *http.Request) (*http.Response, error) {
+			if closes {
+				r.Body.Close()
+			}
+			panic("base")
+		})
+		sent := newBody("text")
+		func() {
+			defer func() {
+				if v := recover(); v != "base" {
+					t.Errorf("recovered %v", v)
+				}
+			}()
+			mettlehttp.NewTransport(base, resend(2)).RoundTrip(request(t, "POST", "http://host/", sent))
+		}()
+		if n := sent.closed.Load(); n != 1 {
+			t.Errorf("closed before: %v; body closed %d times", closes, n)
+		}
+	}
+}
+
+// TestHandlerSideBySide has a policy that runs its operation several times at once.
+//
+// Spec: W19
+func TestHandlerSideBySide(t *testing.T) {
+	var runs atomic.Int32
+	p := mettle.PolicyFunc(func(ctx context.Context, op func(context.Context) error) error {
+		var all sync.WaitGroup
+		for range 8 {
+			all.Go(func() { op(ctx) })
+		}
+		all.Wait()
+		return nil
+	})
+	next := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { runs.Add(1) })
+	mettlehttp.NewHandler(next, p).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+	if n := runs.Load(); n != 1 {
+		t.Errorf("the handler ran %d times", n)
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 
 	"github.com/mettle-go/mettle"
 )
@@ -28,6 +29,9 @@ func (e *notResentError) Unwrap() error           { return e.last }
 func (e *notResentError) Is(target error) bool    { return target == mettle.ErrRejected }
 func (e *notResentError) Outcome() mettle.Outcome { return mettle.Ignored }
 func (e *notResentError) Permanent() bool         { return true }
+
+// errReturned is what a policy gets that runs its operation when nobody waits for it.
+var errReturned error = &ownError{attemptError{err: errors.New("mettlehttp: RoundTrip has returned"), permanent: true}}
 
 // errCanceled is the cause of a call that ended through [http.Request.Cancel].
 var errCanceled = fmt.Errorf("mettlehttp: Request.Cancel closed: %w", context.Canceled)
@@ -84,19 +88,44 @@ func isCause(err, cause error) bool {
 
 // timeoutError gives the outermost error the method that [url.Error] looks for
 // there and nowhere else.
-type timeoutError struct{ error }
+type timeoutError struct {
+	error
+	timeout bool
+}
 
-func (e timeoutError) Unwrap() error { return e.error }
-func (timeoutError) Timeout() bool   { return true }
-func (timeoutError) Temporary() bool { return true }
+func (e timeoutError) Unwrap() error   { return e.error }
+func (e timeoutError) Timeout() bool   { return e.timeout }
+func (e timeoutError) Temporary() bool { return e.timeout }
 
-func decorate(err error) error {
-	if t, ok := err.(interface{ Timeout() bool }); ok && t.Timeout() {
+// decorate makes err, the result of the call, tell whether it was a timeout: something in
+// it was one, and it was not the caller who gave up, whatever an attempt before came to.
+func decorate(call context.Context, err error) error {
+	why := err
+	if call.Err() == context.Canceled {
+		why = context.Cause(call) // which may be a timer of the caller's own
+	}
+	late := timedOut(why)
+	if t, ok := err.(interface{ Timeout() bool }); ok && t.Timeout() == late || !ok && !late {
 		return err
 	}
-	var t interface{ Timeout() bool }
-	if errors.As(err, &t) && t.Timeout() {
-		return timeoutError{err}
+	return timeoutError{err, late}
+}
+
+// timedOut reports whether anything in the tree of err is a timeout. The first that has
+// the method, which errors.As finds, need not be the one.
+func timedOut(err error) bool {
+	for err != nil {
+		if t, ok := err.(interface{ Timeout() bool }); ok && t.Timeout() {
+			return true
+		}
+		switch e := err.(type) {
+		case interface{ Unwrap() error }:
+			err = e.Unwrap()
+		case interface{ Unwrap() []error }:
+			return slices.ContainsFunc(e.Unwrap(), timedOut)
+		default:
+			return false
+		}
 	}
-	return err
+	return false
 }

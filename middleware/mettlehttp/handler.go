@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/mettle-go/mettle"
@@ -64,7 +65,7 @@ type handler struct {
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s := &serving{handler: h, w: &recorder{ResponseWriter: w}, r: r}
 	err := h.policy.Do(mettle.WithCall(r.Context()), s.run)
-	if s.w.status != 0 || err == nil && s.ran {
+	if s.w.status != 0 || err == nil && s.ran.Load() {
 		return
 	}
 	// No answer yet: refused, or out of time. A second is the least that can be asked for.
@@ -74,7 +75,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		seconds = int64(delay / time.Second) // the sum above may have overflowed
 	}
 	status := http.StatusServiceUnavailable
-	if !s.ran {
+	if !s.ran.Load() {
 		status = h.opts.refuseWith
 	}
 	w.Header().Set("Retry-After", strconv.FormatInt(seconds, 10))
@@ -94,14 +95,13 @@ type serving struct {
 	*handler
 	w   *recorder
 	r   *http.Request
-	ran bool
+	ran atomic.Bool
 }
 
 func (s *serving) run(ctx context.Context) error {
-	if s.ran {
+	if s.ran.Swap(true) {
 		return &notResentError{}
 	}
-	s.ran = true
 	s.next.ServeHTTP(s.w, s.r.WithContext(ctx))
 	switch {
 	case s.r.Context().Err() != nil:
