@@ -253,7 +253,7 @@ func TestQueued(t *testing.T) {
 	mettle.AddQueued(outer, time.Second)
 	attempt := mettle.WithAttempt(outer, 1)
 	inner := mettle.WithQueued(attempt)
-	mettle.AddQueued(context.WithValue(inner, struct{}{}, 1), time.Minute)
+	mettle.AddQueued(context.WithValue(inner, callKey{}, 1), time.Minute)
 	mettle.AddQueued(context.Background(), time.Hour) // nobody measures
 	for name, v := range map[string]struct {
 		ctx  context.Context
