@@ -64,7 +64,8 @@
 // most one request more than there are attempts, and so never more than twice as many.
 // (This holds if net/http notices within 10 ms that an attempt has been cancelled, which
 // it does in microseconds; in the worst case there is one request more for each attempt.
-// What a server says over HTTP/2 that it has not processed is sent again and not counted.)
+// What a server says over HTTP/2 that it has not processed is sent again and not counted.
+// Nor is what a base sends after an answer, when it follows redirects or meets challenges.)
 //
 // # Time
 //

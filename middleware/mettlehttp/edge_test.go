@@ -381,3 +381,15 @@ func TestHandlerSideBySide(t *testing.T) {
 		t.Errorf("the handler ran %d times", n)
 	}
 }
+
+// TestSchemeWithoutHost has a base for a scheme whose URLs have no host. Its failures
+// used to be taken for those of a request that nobody could send.
+//
+// Spec: W10
+func TestSchemeWithoutHost(t *testing.T) {
+	base := &failing{codes: []int{0}}
+	resp, err := mettlehttp.NewTransport(base, resend(1)).RoundTrip(request(t, "GET", "http+unix:///run/server.sock", nil))
+	if class := mettle.Classify(t.Context(), failed(t, resp, err)); class != mettle.Failure {
+		t.Errorf("got %v of class %v, want %v", err, class, mettle.Failure)
+	}
+}

@@ -68,7 +68,9 @@ func schemeOf(req *http.Request) string {
 // that has failed, since net/http's own error has no type, and has to be called before the
 // first: from then on the body may be writing to the Trailer.
 func malformed(req *http.Request) bool {
-	if req.URL == nil || req.URL.Host == "" || req.Header == nil || req.Method != "" && !isToken(req.Method) {
+	// A base with a scheme of its own may do without a host.
+	scheme := strings.ToLower(schemeOf(req))
+	if req.URL == nil || req.URL.Host == "" && (scheme == "http" || scheme == "https") || req.Header == nil || req.Method != "" && !isToken(req.Method) {
 		return true
 	}
 	for _, header := range []http.Header{req.Header, req.Trailer} {

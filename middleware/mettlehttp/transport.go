@@ -89,7 +89,8 @@ func Named(name string) Option {
 // memory before the first attempt, if the request is otherwise one that may be
 // resent. A body that is longer, or whose ContentLength is unknown, goes out once, as it
 // does without this option: set [http.Request.ContentLength] for a reader that
-// [http.NewRequest] does not know. Zero buffers nothing; BufferBodies panics when limit
+// [http.NewRequest] does not know. A body that is not as long as its ContentLength says
+// fails the request. Zero buffers nothing; BufferBodies panics when limit
 // is negative.
 func BufferBodies(limit int64) Option {
 	if limit < 0 {
