@@ -110,7 +110,69 @@ func (b *Breaker) Do(ctx context.Context, op func(context.Context) error) error 
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	return b.run(ctx, nil, op)
+	// The call that must cost least, a success while plainly closed, makes a permit
+	// only when it turns out to be anything else: filling and reading one is a third of
+	// the time that is not the clock's (profiled). Written out here, and op called here
+	// and in do, because op would escape to the heap where it is handed to an
+	// interface, and every caller would pay for its closure.
+	ph := b.phase.Load()
+	if _, deadline := ctx.Deadline(); deadline || !ph.lean {
+		return b.do(ctx, op)
+	}
+	returned := false
+	defer func() {
+		if !returned {
+			b.settle(&Permit{b: b, ctx: ctx, phase: ph}, mettle.Failure, 0, errCrashed)
+		}
+	}()
+	err := op(ctx)
+	returned = true
+	if err == nil && b.phase.Load() == ph && b.healthy(ph) {
+		return nil
+	}
+	p := Permit{b: b, ctx: ctx, phase: ph}
+	p.done(err)
+	return err
+}
+
+// do is Do for every call, run the same under a next policy.
+func (b *Breaker) do(ctx context.Context, op func(context.Context) error) error {
+	var p Permit
+	if err := b.acquire(ctx, &p); err != nil {
+		return err
+	}
+	returned := false
+	defer func() {
+		if !returned {
+			b.settle(&p, mettle.Failure, 0, errCrashed)
+		}
+	}()
+	err := op(ctx)
+	returned = true
+	p.done(err)
+	return err
+}
+
+func (b *Breaker) run(ctx context.Context, next mettle.Policy, op func(context.Context) error) error {
+	var p Permit
+	if err := b.acquire(ctx, &p); err != nil {
+		return err
+	}
+	if p.phase.set.slowCall > 0 {
+		// There may be a queue of ours inside, whose time is not the dependency's.
+		ctx = mettle.WithQueued(ctx)
+		p.ctx, p.queued = ctx, true
+	}
+	returned := false
+	defer func() {
+		if !returned {
+			b.settle(&p, mettle.Failure, 0, errCrashed)
+		}
+	}()
+	err := next.Do(ctx, op)
+	returned = true
+	p.done(err)
+	return err
 }
 
 // Wrap returns the breaker bound to next; see [mettle.Wrapper].
@@ -123,61 +185,6 @@ type bound struct {
 
 func (w *bound) Do(ctx context.Context, op func(context.Context) error) error {
 	return w.b.run(ctx, w.next, op)
-}
-
-func (b *Breaker) run(ctx context.Context, next mettle.Policy, op func(context.Context) error) error {
-	if ph := b.phase.Load(); ph.lean {
-		if _, deadline := ctx.Deadline(); !deadline {
-			return b.runLean(ctx, ph, next, op)
-		}
-	}
-	var p Permit
-	if err := b.acquire(ctx, &p); err != nil {
-		return err
-	}
-	if next != nil && p.phase.set.slowCall > 0 {
-		// There may be a queue of ours inside, whose time is not the dependency's.
-		ctx = mettle.WithQueued(ctx)
-		p.ctx, p.queued = ctx, true
-	}
-	returned := false
-	defer func() {
-		if !returned {
-			b.settle(&p, mettle.Failure, 0, errCrashed)
-		}
-	}()
-	err := invoke(ctx, next, op)
-	returned = true
-	p.done(err)
-	return err
-}
-
-// runLean is run for the call that must cost least, a success while plainly closed:
-// it makes a permit only when the call turns out to be anything else. A third of the
-// time that is not the clock's went into filling and reading one (profiled).
-func (b *Breaker) runLean(ctx context.Context, ph *phase, next mettle.Policy, op func(context.Context) error) error {
-	returned := false
-	defer func() {
-		if !returned {
-			b.settle(&Permit{b: b, ctx: ctx, phase: ph}, mettle.Failure, 0, errCrashed)
-		}
-	}()
-	err := invoke(ctx, next, op)
-	returned = true
-	if err == nil && b.phase.Load() == ph && b.healthy(ph) {
-		return nil
-	}
-	p := Permit{b: b, ctx: ctx, phase: ph}
-	p.done(err)
-	return err
-}
-
-// invoke runs op under next, or as it is where there is no next.
-func invoke(ctx context.Context, next mettle.Policy, op func(context.Context) error) error {
-	if next == nil {
-		return op(ctx)
-	}
-	return next.Do(ctx, op)
 }
 
 // Acquire asks for admission of one call that the caller makes itself. The permit

@@ -1140,6 +1140,13 @@ func TestAllocations(t *testing.T) {
 				t.Errorf("%s: a success allocates %v times", name, n)
 			}
 		}
+		total := 0
+		if n := testing.AllocsPerRun(1000, func() {
+			// A closure that holds something: Do must not make it escape.
+			_ = b.Do(ctx, func(context.Context) error { total++; return nil })
+		}); n != 0 {
+			t.Errorf("%s: the caller's closure is allocated, %v times", name, n)
+		}
 		if n := testing.AllocsPerRun(1000, func() { p, _ := b.Acquire(ctx); p.Done(nil) }); n != 0 {
 			t.Errorf("%s: Acquire and Done allocate %v times", name, n)
 		}

@@ -298,7 +298,11 @@ func (p *keyed[K]) Observe(yield func(mettle.Metric) bool) { p.g.Observe(yield) 
 type each[K comparable] keyed[K]
 
 func (p *each[K]) Do(ctx context.Context, op func(context.Context) error) error {
-	return p.g.Get(p.key(ctx)).run(ctx, p.next, op)
+	b := p.g.Get(p.key(ctx))
+	if p.next == nil {
+		return b.do(ctx, op)
+	}
+	return b.run(ctx, p.next, op)
 }
 
 // whole is the rule on Breadth.

@@ -99,7 +99,13 @@ func (b *Bulkhead) Do(ctx context.Context, op func(context.Context) error) error
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	return b.run(ctx, nil, op)
+	// Not through run, which hands op to an interface: it would escape to the heap,
+	// and every caller would pay for its closure.
+	if err := b.take(ctx); err != nil {
+		return err
+	}
+	defer b.release() // on a panic and Goexit as well, which pass through with their stack
+	return op(ctx)
 }
 
 // Wrap returns the bulkhead bound to next, which takes the place of the operation.
@@ -114,16 +120,13 @@ func (l *bound) Do(ctx context.Context, op func(context.Context) error) error {
 	return l.b.run(ctx, l.next, op)
 }
 
-// run is Do without the look at ctx, which whatever encloses a bound bulkhead has
-// taken already. A nil next runs op itself.
+// run is Do under a next policy, without the look at ctx, which whatever encloses a
+// bound bulkhead has taken already.
 func (b *Bulkhead) run(ctx context.Context, next mettle.Policy, op func(context.Context) error) error {
 	if err := b.take(ctx); err != nil {
 		return err
 	}
-	defer b.release() // on a panic and Goexit as well, which pass through with their stack
-	if next == nil {
-		return op(ctx)
-	}
+	defer b.release()
 	return next.Do(ctx, op)
 }
 
