@@ -216,17 +216,12 @@ func (p *phase) delay(now int64, asked time.Duration) time.Duration {
 func (t *turn) toOpen(ph *phase, at int64, delay time.Duration, c Change) {
 	next := &phase{
 		state: Open, gen: ph.gen + 1, set: ph.set, since: at,
-		counts: ph.counts, nominal: ph.nextNominal(at), force: ph.force,
+		counts: ph.counts, nominal: ph.nextNominal(at),
 		until: add(at, delay),
 	}
 	c.Delay = delay
 	next.refusal = t.refusal(ph, "is open: "+c.why(), next.until)
-	if f := ph.force; f != nil && f.state == Open && f.until < next.until {
-		// The override will end before the opening beneath it does.
-		longer := *f
-		longer.refusal = &OpenError{Name: f.refusal.Name, why: f.refusal.why, clock: t.b.clock, until: next.until}
-		next.force = &longer
-	}
+	next.force = ph.force.over(next.until)
 	t.publish(next, c)
 }
 
@@ -247,13 +242,14 @@ func (t *turn) toHalfOpen(ph *phase) {
 func (t *turn) toClosed(ph *phase, c Change) {
 	next := &phase{
 		state: Closed, gen: ph.gen + 1, set: ph.set, since: t.now, until: t.now,
-		counts: newCounts(ph.set, t.now, ph.counts), nominal: ph.nominal, force: ph.force,
+		counts: newCounts(ph.set, t.now, ph.counts), nominal: ph.nominal,
 	}
 	if c.Rule == RuleReset {
 		next.nominal = 0
 	} else {
 		next.until = add(t.now, ph.set.ramp)
 	}
+	next.force = ph.force.over(t.now)
 	next.refusal = t.refusal(ph, "has just closed and admits more calls by and by", forever)
 	t.publish(next, c)
 }

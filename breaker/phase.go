@@ -105,6 +105,18 @@ type force struct {
 	refusal *OpenError
 }
 
+// over returns f for a machine that is open until the given moment: whoever f
+// refuses learns of the later end, its own or that one.
+func (f *force) over(until int64) *force {
+	if f == nil || f.state != Open || f.refusal.until == max(f.until, until) {
+		return f
+	}
+	next, refusal := *f, *f.refusal
+	refusal.until = max(f.until, until)
+	next.refusal = &refusal
+	return &next
+}
+
 // effective returns the state that calls meet at time now and, if that is Open,
 // until when no call is admitted.
 func (p *phase) effective(now int64) (State, int64) {

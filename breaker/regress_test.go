@@ -274,6 +274,22 @@ func TestRefusalLooksBeneathTheOverride(t *testing.T) {
 	})
 }
 
+// The opening beneath an override can end before the override does, by Reset. Refusals
+// once went on to name the end of an opening that was over.
+//
+// Spec: B23, P7
+func TestRefusalForgetsWhatResetForgot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _ := opened(t, breaker.Config{OpenFor: time.Hour})
+		b.ForceOpen(breaker.Override{For: time.Minute})
+		b.Reset()
+		_, err := b.Acquire(ctx)
+		if d, ok := mettle.RetryAfter(err); !ok || d != time.Minute || d != b.RemainingDelay() {
+			t.Errorf("RetryAfter is %v (%v), RemainingDelay %v, want a minute", d, ok, b.RemainingDelay())
+		}
+	})
+}
+
 // While every slot is held nobody knows when one will be free. The refusal once
 // suggested to come back at once.
 //
