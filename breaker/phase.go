@@ -159,6 +159,9 @@ func (p *phase) look(now int64) (verdict, *OpenError) {
 		return ask, nil
 	}
 	if forced && p.force.state == Open {
+		if p.state == HalfOpen && now >= p.half.first.Load() {
+			return ask, nil // a probe ran out beneath, and the refusal does not know yet
+		}
 		return refuse, p.force.refusal
 	}
 	shut := p.state == Open && now < p.until ||

@@ -521,3 +521,21 @@ func TestOpenedBeneathAnOverride(t *testing.T) {
 		}
 	})
 }
+
+// A probe that runs out beneath an override opens the breaker for longer than the
+// override lasts. Nobody took notice while calls were refused anyway, and they were told
+// to come back when the override would be over: too soon.
+//
+// Spec: B13, B23, P7
+func TestRefusalKnowsOfAProbeThatRanOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _ := probing(t, breaker.Config{OpenFor: time.Minute, ProbeTimeout: time.Second})
+		acquire(t, b) // hangs
+		b.ForceOpen(breaker.Override{For: 10 * time.Second})
+		time.Sleep(9 * time.Second)
+		_, err := b.Acquire(ctx)
+		if d, _ := mettle.RetryAfter(err); d != b.RemainingDelay() || d < time.Minute {
+			t.Errorf("RetryAfter says %v, RemainingDelay %v", d, b.RemainingDelay())
+		}
+	})
+}
