@@ -7,6 +7,7 @@ require (
 	github.com/mettle-go/mettle/middleware/mettlegrpc v0.1.0
 	github.com/stretchr/testify v1.12.1
 	google.golang.org/grpc v1.85.0
+	pgregory.net/rapid v1.3.0
 )
 
 require (
