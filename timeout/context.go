@@ -17,10 +17,16 @@ import (
 // All methods may be called from many goroutines at once, also after Do returned.
 type lazyCtx struct {
 	parent   context.Context
-	policy   *Timeout
+	cause    *Error
 	deadline time.Time // after that of parent, if parent has one
 
 	end atomic.Pointer[end] // nil until somebody asks or Do returns; set once
+	own end                 // what end points to, mostly: spares an allocation
+	// Set by who may write own: the first who asks. One who asks at the same time
+	// makes an end elsewhere, so that nobody waits for the other.
+	claimed atomic.Bool
+
+	flight int64 // for flights
 }
 
 // end is what knows how a lazyCtx ends.
@@ -104,8 +110,13 @@ func (c *lazyCtx) ask() *end {
 	if parent.Err() == context.DeadlineExceeded && c.outlived() && time.Since(c.deadline) >= 0 {
 		parent = context.WithoutCancel(parent) // ours came first
 	}
-	ctx, cancel := context.WithDeadlineCause(parent, c.deadline, c.policy.cause)
-	if !c.end.CompareAndSwap(nil, &end{ctx, cancel}) {
+	ctx, cancel := context.WithDeadlineCause(parent, c.deadline, c.cause)
+	e := &c.own
+	if !c.claimed.CompareAndSwap(false, true) {
+		e = new(end)
+	}
+	e.ctx, e.cancel = ctx, cancel
+	if !c.end.CompareAndSwap(nil, e) {
 		cancel() // somebody else asked as well, or Do has returned
 	}
 	return c.end.Load()
@@ -124,7 +135,7 @@ func (c *lazyCtx) owned() bool {
 	case nil:
 		return true
 	case context.DeadlineExceeded:
-		return c.outlived() || context.Cause(c) == error(c.policy.cause)
+		return c.outlived() || context.Cause(c) == error(c.cause)
 	default:
 		return false
 	}

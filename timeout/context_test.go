@@ -30,7 +30,7 @@ type newCtx func(parent context.Context) (context.Context, context.CancelFunc)
 
 var kinds = []kind{
 	{"standard", func(parent context.Context, p *Timeout) (context.Context, context.CancelFunc) {
-		return context.WithTimeoutCause(parent, p.after, p.cause)
+		return context.WithTimeoutCause(parent, p.fixed.after, p.fixed.cause)
 	}},
 	{"lazy", newLazy},
 	{"lazy, asked", func(parent context.Context, p *Timeout) (context.Context, context.CancelFunc) {
@@ -42,10 +42,12 @@ var kinds = []kind{
 
 // newLazy makes and ends a lazyCtx as run does.
 func newLazy(parent context.Context, p *Timeout) (context.Context, context.CancelFunc) {
-	c := &lazyCtx{parent: parent, policy: p, deadline: time.Now().Add(p.after)}
+	c := &lazyCtx{parent: parent, cause: p.fixed.cause, deadline: time.Now().Add(p.fixed.after)}
+	k := &call{t: p, c: c, l: &p.fixed}
+	k.track(p.clock.Now())
 	return c, func() {
-		_ = p.settle(c, nil)
-		c.finish()
+		_ = k.settle(nil)
+		k.end()
 	}
 }
 

@@ -150,12 +150,12 @@ func (m *model) derive(parent twin) {
 // where run would not, since the parent's deadline comes first.
 func (m *model) deriveTimeout(parent twin) {
 	p := New(Config{After: after - m.duration()})
-	if d, ok := parent.std.Deadline(); ok && !d.After(time.Now().Add(p.after)) {
+	if d, ok := parent.std.Deadline(); ok && !d.After(time.Now().Add(p.fixed.after)) {
 		return
 	}
-	child := twin{name: fmt.Sprintf("lazy %v %d of %s", p.after, len(m.twins), parent.name)}
+	child := twin{name: fmt.Sprintf("lazy %v %d of %s", p.fixed.after, len(m.twins), parent.name)}
 	lazy, cancelLazy := newLazy(parent.lazy, p)
-	std, cancelStd := context.WithTimeoutCause(parent.std, p.after, p.cause)
+	std, cancelStd := context.WithTimeoutCause(parent.std, p.fixed.after, p.fixed.cause)
 	child.lazy, child.cancelLazy = lazy, func(error) {
 		if child.std.Err() != nil {
 			child.lazy.Err()

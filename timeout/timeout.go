@@ -2,21 +2,26 @@
 //
 // A [Timeout] hands the operation a context with a deadline and waits for it to
 // return. It never walks away from an operation that still runs: an operation
-// that ignores its context delays the caller, and shows in [Stats.Abandoned].
+// that ignores its context delays the caller, shows in [Stats.Overdue] while it does and
+// in [Stats.Abandoned] afterwards, and [Timeout.Abandoned] tells where it was called.
 //
 // The deadline costs next to nothing until it is needed. A timer is started only when
 // the Done method of the context is called, which an operation that answers at once
 // seldom does.
+//
+// How long is long enough can be learnt from the dependency; see [Config.Quantile].
 package timeout
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"sync/atomic"
 	"time"
 
 	"github.com/mettle-go/mettle"
+	"github.com/mettle-go/mettle/internal/clock"
 )
 
 // defaultAfter is long enough for a slow answer, and short enough that a dependency
@@ -32,28 +37,101 @@ type Config struct {
 	// means 10 s. A negative value is refused: there is no way to say "forever",
 	// short of leaving the policy out.
 	After time.Duration
+
+	// Quantile makes the timeout adapt to the dependency: an operation then may take
+	// twice as long as this quantile of the successful ones of the last minute, such as
+	// 0.99 or 0.999, but not less than Floor nor more than After. Zero means none, and
+	// After always applies. It must be below 1; negative and NaN are refused.
+	//
+	// While less than a minute has brought 100 successes, and 1/(1-Quantile) of them if
+	// that is more, After applies: to make use of 0.999 it takes 34 calls a second.
+	//
+	// While the dependency behaves as it has in that time, the share of calls that fail of
+	// this, and would have succeeded within After, is on average at most twice
+	// 1-Quantile whatever the distribution, and much less for most: see [Timeout].
+	Quantile float64
+
+	// Floor is the least that Quantile can come to, so that a few slow packets are
+	// not taken for a failure where answers usually are quick. Zero means a hundredth
+	// of After. It is refused when negative or above After, and means nothing without
+	// Quantile.
+	Floor time.Duration
 }
 
 // Validate reports every mistake in c, or nil.
 func (c Config) Validate() error {
+	var errs []error
 	if c.After < 0 {
-		return fmt.Errorf("timeout: After is %v, must be positive, or zero for %v", c.After, defaultAfter)
+		errs = append(errs, fmt.Errorf("timeout: After is %v, must be positive, or zero for %v", c.After, defaultAfter))
 	}
-	return nil
+	if !(c.Quantile >= 0 && c.Quantile < 1) {
+		errs = append(errs, fmt.Errorf("timeout: Quantile is %v, must be above 0 and below 1, or zero for none", c.Quantile))
+	}
+	switch longest := c.longest(); {
+	case longest < 0 && c.Floor < 0:
+		errs = append(errs, fmt.Errorf("timeout: Floor is %v, must be zero or positive", c.Floor))
+	case longest >= 0 && (c.Floor < 0 || c.Floor > longest):
+		errs = append(errs, fmt.Errorf("timeout: Floor is %v, must be from 0 to After, which is %v", c.Floor, longest))
+	}
+	return errors.Join(errs...)
+}
+
+// longest returns After with its default.
+func (c Config) longest() time.Duration {
+	if c.After == 0 {
+		return defaultAfter
+	}
+	return c.After
 }
 
 // Timeout is a policy that gives an operation a deadline. Make one with [New]; the
-// zero Timeout is not usable. It is immutable, holds no goroutine and no timer of
-// its own, and may be used from many goroutines at once.
+// zero Timeout is not usable. It holds no goroutine and no timer of its own, and may be
+// used from many goroutines at once.
+//
+// # The rate of false timeouts
+//
+// With [Config.Quantile] q the timeout is twice an estimate of the q-quantile of the
+// calls that succeed within After. Of n calls that are distributed alike, the
+// estimate is the one of rank qn, rounded up by at most a sixteenth. A further call
+// exceeds that one with a probability of (n+1-qn)/(n+1) at most, which is less than
+// 1-q + 1/n; and n is at least 1/(1-q). Hence twice 1-q, without the factor of two in
+// the timeout. With it, the probability falls to (1-q)² where latencies have an
+// exponential tail, and to (1-q)/2^a where they have a heavy one of index a.
+//
+// A call that is cut off does not tell how long it would have taken, and an estimate
+// from the others alone would sink from one minute to the next. Therefore one call in
+// 32, chosen at random, may take until After, and counts for all 32 when it takes longer
+// than the others may. So the estimate stays unbiased. When a dependency slows down so
+// much that all others fail, the first such success raises the timeout for all, within
+// a second of it: on average after 32 calls, whatever the factor, if After allows for
+// it. Only successes count, so that neither errors which come at once nor a
+// dependency that does not answer at all change what is known about it.
 type Timeout struct {
-	name   string
-	after  time.Duration
-	grace  time.Duration // past the deadline, until an operation counts as abandoned
-	labels []mettle.Label
+	name     string
+	clock    clock.Clock
+	fixed    limit
+	adaptive *adaptive // nil: always fixed
+	labels   []mettle.Label
 
-	cause *Error // what every context reports as the cause of its expiry
+	flights flights
+	samples samples
 
 	exceeded, late, abandoned atomic.Uint64 // written by late calls only
+}
+
+// limit is how long a call may take.
+type limit struct {
+	after time.Duration
+	grace time.Duration // past the deadline, until an operation counts as abandoned
+	cause *Error        // what every context reports as the cause of its expiry
+}
+
+func (t *Timeout) newLimit(after time.Duration) limit {
+	return limit{
+		after: after,
+		grace: max(after/10, 10*time.Millisecond),
+		cause: &Error{Name: t.name, After: after, Err: context.DeadlineExceeded},
+	}
 }
 
 // New returns a Timeout. It panics with the message of [Config.Validate] when c is
@@ -62,17 +140,18 @@ func New(c Config) *Timeout {
 	if err := c.Validate(); err != nil {
 		panic(err.Error())
 	}
-	t := &Timeout{name: c.Name, after: c.After, labels: []mettle.Label{{Key: "policy", Value: c.Name}}}
-	if t.after == 0 {
-		t.after = defaultAfter
+	t := &Timeout{name: c.Name, clock: clock.New(), labels: []mettle.Label{{Key: "policy", Value: c.Name}}}
+	t.fixed = t.newLimit(c.longest())
+	t.flights.init(t.fixed.after, t.fixed.grace)
+	t.samples.init()
+	if c.Quantile > 0 {
+		t.adaptive = newAdaptive(c, t.clock)
 	}
-	t.grace = max(t.after/10, 10*time.Millisecond)
-	t.cause = &Error{Name: t.name, After: t.after, Err: context.DeadlineExceeded}
 	return t
 }
 
-// Do runs op with a context whose deadline is After from now, and waits until op
-// returns.
+// Do runs op with a context whose deadline is After from now, or less with
+// [Config.Quantile], and waits until op returns.
 //
 //   - A success of op comes back as nil, even when it came after the deadline.
 //   - A failure of op after the deadline comes back wrapped in an [*Error], which
@@ -87,12 +166,17 @@ func New(c Config) *Timeout {
 // same holds when ctx is cancelled before the deadline.
 //
 // A context that Do has made for op ends when Do returns, as if cancelled: its timer
-// is stopped, and what was derived from it is cancelled.
+// is stopped, and what was derived from it is cancelled. A nil op panics.
 func (t *Timeout) Do(ctx context.Context, op func(context.Context) error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	return t.run(ctx, nil, op)
+	// Written out here and in bound.Do: handed to an interface, op would escape to
+	// the heap, and every caller would pay for its closure.
+	k := call{t: t, op: reflect.ValueOf(op).Pointer()}
+	ctx = k.begin(ctx)
+	defer k.end()
+	return k.settle(op(ctx))
 }
 
 // Wrap returns the policy bound to next; see [mettle.Wrapper].
@@ -104,32 +188,72 @@ type bound struct {
 }
 
 func (b *bound) Do(ctx context.Context, op func(context.Context) error) error {
-	return b.t.run(ctx, b.next, op)
+	k := call{t: b.t, op: reflect.ValueOf(op).Pointer()}
+	ctx = k.begin(ctx)
+	defer k.end()
+	return k.settle(b.next.Do(ctx, op))
 }
 
-func (t *Timeout) run(ctx context.Context, next mettle.Policy, op func(context.Context) error) error {
+// call is one call of Do. It lives on the stack.
+type call struct {
+	t      *Timeout
+	op     uintptr  // for its name
+	c      *lazyCtx // nil: the deadline is the caller's
+	l      *limit
+	sample *sample // nil: nobody watches
+	trial  trial   // what the adaptive timeout wants to know
+}
+
+// begin returns the context for op.
+func (k *call) begin(ctx context.Context) context.Context {
+	t := k.t
 	// The wall clock is read as well, where one reading of the monotonic clock
 	// would do for us: a deadline may be sent to another machine.
-	deadline := time.Now().Add(t.after)
-	if d, ok := ctx.Deadline(); ok && !d.After(deadline) {
-		return call(ctx, next, op)
+	now := time.Now()
+	k.l = &t.fixed
+	if t.adaptive != nil {
+		k.l = t.adaptive.begin(t, &k.trial, time.Duration(t.clock.At(now)), ctx)
 	}
-	c := &lazyCtx{parent: ctx, policy: t, deadline: deadline}
-	defer c.finish()
-	return t.settle(c, call(c, next, op))
+	deadline := now.Add(k.l.after)
+	if d, ok := ctx.Deadline(); ok && !d.After(deadline) {
+		return ctx
+	}
+	k.c = &lazyCtx{parent: ctx, cause: k.l.cause, deadline: deadline}
+	k.track(t.clock.At(now))
+	return k.c
 }
 
-func call(ctx context.Context, next mettle.Policy, op func(context.Context) error) error {
-	if next == nil {
-		return op(ctx)
+// track makes the call show if it does not come back.
+func (k *call) track(now int64) {
+	t, first := k.t, false
+	k.c.flight, first = t.flights.begin(due(now, k.l))
+	if first && t.flights.overdue(now) > 0 {
+		t.samples.suspectUntil.Store(now + int64(suspicion))
 	}
-	return next.Do(ctx, op)
+	if now < t.samples.suspectUntil.Load() {
+		t.samples.watch(k, now)
+	}
+}
+
+// end gives back what the call holds, however it ends.
+func (k *call) end() {
+	if k.c != nil {
+		k.c.finish()
+		k.t.flights.end(k.c.flight)
+		if k.sample != nil {
+			k.t.samples.dismiss(k.sample)
+		}
+	}
 }
 
 // settle counts how the call ended and returns what Do returns for op's err.
-func (t *Timeout) settle(c *lazyCtx, err error) error {
-	if err == nil && c.running() {
-		return nil // the timer has not fired, which spares reading the clock
+func (k *call) settle(err error) error {
+	c, t := k.c, k.t
+	if t.adaptive != nil {
+		t.adaptive.end(&k.trial, time.Duration(t.clock.Now()), err)
+	}
+	if c == nil || err == nil && c.running() {
+		return err // the timer has not fired, which spares reading the clock
 	}
 	// An operation that never asked for Done or Err may be late without knowing,
 	// so the clock is read for its success too.
@@ -137,69 +261,26 @@ func (t *Timeout) settle(c *lazyCtx, err error) error {
 	if over < 0 || !c.owned() {
 		return err
 	}
-	if over > t.grace {
+	if over > k.l.grace {
 		t.abandoned.Add(1)
+		t.samples.returned(k, over, t.clock.Now())
 	}
 	if err == nil {
 		t.late.Add(1)
 		return nil
 	}
 	t.exceeded.Add(1)
-	return t.wrap(err)
+	return k.l.wrap(err)
 }
 
 // wrap returns err as one that says which deadline passed. An err that says so
 // already, as most do that come from a context, is not told twice.
-func (t *Timeout) wrap(err error) error {
+func (l *limit) wrap(err error) error {
 	if err == context.DeadlineExceeded {
-		return t.cause
+		return l.cause
 	}
-	if errors.Is(err, t.cause) {
+	if errors.Is(err, l.cause) {
 		return err
 	}
-	return &Error{Name: t.name, After: t.after, Err: err}
-}
-
-// Stats is a snapshot of what a [Timeout] has counted since it was made. Calls
-// that ended in time are not counted, so that they share nothing, and neither are
-// those whose caller's deadline came first or who were cancelled by their caller.
-type Stats struct {
-	// Exceeded is the number of calls that failed after their deadline.
-	Exceeded uint64
-	// Late is the number of calls that succeeded after their deadline.
-	Late uint64
-	// Abandoned is the number of calls, of those two, that came back only well
-	// after the deadline: by more than a tenth of After and more than 10 ms. Their
-	// operation ignores its context, or was slow to return once it had ended. A call
-	// that has not returned yet is not counted yet.
-	Abandoned uint64
-}
-
-// Stats returns the counts. The three are read one after the other, so a call that
-// ends meanwhile may be in one and not in another.
-func (t *Timeout) Stats() Stats {
-	return Stats{Exceeded: t.exceeded.Load(), Late: t.late.Load(), Abandoned: t.abandoned.Load()}
-}
-
-// Observe yields the counts of [Stats] as these metrics, with the label policy, which
-// is the Name:
-//
-//	mettle.timeout.exceeded   counter  {call}  failed after their deadline
-//	mettle.timeout.late       counter  {call}  succeeded after their deadline
-//	mettle.timeout.abandoned  counter  {call}  of these two, returned well after it
-func (t *Timeout) Observe(yield func(mettle.Metric) bool) {
-	s := t.Stats()
-	for _, m := range [...]mettle.Metric{
-		t.counter("mettle.timeout.exceeded", "Calls that failed after their deadline.", s.Exceeded),
-		t.counter("mettle.timeout.late", "Calls that succeeded after their deadline.", s.Late),
-		t.counter("mettle.timeout.abandoned", "Calls that came back well after their deadline.", s.Abandoned),
-	} {
-		if !yield(m) {
-			return
-		}
-	}
-}
-
-func (t *Timeout) counter(name, help string, n uint64) mettle.Metric {
-	return mettle.Metric{Kind: mettle.Counter, Name: name, Unit: "{call}", Help: help, Labels: t.labels, Value: float64(n)}
+	return &Error{Name: l.cause.Name, After: l.after, Err: err}
 }

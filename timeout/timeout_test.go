@@ -49,7 +49,9 @@ func forEachForm(t *testing.T, test func(*testing.T, *timeout.Timeout, mettle.Po
 
 func wantStats(t *testing.T, p *timeout.Timeout, want timeout.Stats) {
 	t.Helper()
-	if got := p.Stats(); got != want {
+	got := p.Stats()
+	want.After = got.After // see TestDeadlineOfTheContext
+	if got != want {
 		t.Errorf("Stats = %+v, want %+v", got, want)
 	}
 }
@@ -80,22 +82,70 @@ func wantExceeded(t *testing.T, err, own error) {
 
 // Spec: P10
 func TestConfig(t *testing.T) {
-	for _, c := range []timeout.Config{{}, {After: 1}, {After: math.MaxInt64}} {
+	for _, c := range []timeout.Config{
+		{}, {After: 1}, {After: math.MaxInt64}, {After: math.MaxInt64, Quantile: 0.5, Floor: math.MaxInt64},
+		{Quantile: math.SmallestNonzeroFloat64}, {Quantile: math.Nextafter(1, 0)}, {Floor: 10 * time.Second}, {After: 1, Floor: 1, Quantile: 0.9},
+	} {
 		if err := c.Validate(); err != nil {
 			t.Errorf("%+v: %v", c, err)
 		}
-	}
-	c := timeout.Config{After: -time.Second}
-	err := c.Validate()
-	if want := "timeout: After is -1s, must be positive, or zero for 10s"; err == nil || err.Error() != want {
-		t.Errorf("Validate: %v, want %q", err, want)
-	}
-	defer func() {
-		if p := recover(); p != err.Error() {
-			t.Errorf("New panicked with %v, want the message of Validate", p)
+		p := timeout.New(c)
+		for range 3 {
+			if err := p.Do(t.Context(), func(context.Context) error { return errDown }); c.After != 1 && err != errDown || !errors.Is(err, errDown) {
+				t.Errorf("%+v: Do: %v", c, err)
+			}
 		}
-	}()
-	timeout.New(c)
+	}
+	for _, test := range []struct {
+		c    timeout.Config
+		want string
+	}{
+		{timeout.Config{After: -time.Second}, "timeout: After is -1s, must be positive, or zero for 10s"},
+		{timeout.Config{After: math.MinInt64}, "timeout: After is -2562047h47m16.854775808s, must be positive, or zero for 10s"},
+		{timeout.Config{Quantile: math.NaN()}, "timeout: Quantile is NaN, must be above 0 and below 1, or zero for none"},
+		{timeout.Config{Quantile: -0.5}, "timeout: Quantile is -0.5, must be above 0 and below 1, or zero for none"},
+		{timeout.Config{Quantile: 1}, "timeout: Quantile is 1, must be above 0 and below 1, or zero for none"},
+		{timeout.Config{Quantile: 99.9}, "timeout: Quantile is 99.9, must be above 0 and below 1, or zero for none"},
+		{timeout.Config{Quantile: math.Inf(1)}, "timeout: Quantile is +Inf, must be above 0 and below 1, or zero for none"},
+		{timeout.Config{Floor: -1}, "timeout: Floor is -1ns, must be from 0 to After, which is 10s"},
+		{timeout.Config{Floor: 11 * time.Second}, "timeout: Floor is 11s, must be from 0 to After, which is 10s"},
+		{timeout.Config{After: time.Second, Floor: time.Minute}, "timeout: Floor is 1m0s, must be from 0 to After, which is 1s"},
+		{timeout.Config{After: -1, Quantile: 2, Floor: -1}, "timeout: After is -1ns, must be positive, or zero for 10s\n" +
+			"timeout: Quantile is 2, must be above 0 and below 1, or zero for none\n" +
+			"timeout: Floor is -1ns, must be zero or positive"},
+	} {
+		err := test.c.Validate()
+		if err == nil || err.Error() != test.want {
+			t.Errorf("%+v: Validate: %v, want %q", test.c, err, test.want)
+			continue
+		}
+		func() {
+			defer func() {
+				if p := recover(); p != err.Error() {
+					t.Errorf("New panicked with %v, want the message of Validate", p)
+				}
+			}()
+			timeout.New(test.c)
+		}()
+	}
+}
+
+// A nil op is a mistake of the caller's like any other nil function, and holds nothing.
+//
+// Spec: P5
+func TestNilOp(t *testing.T) {
+	p := timeout.New(timeout.Config{After: after})
+	for _, bound := range []mettle.Policy{p, mettle.Compose(p)} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Error("a nil op did not panic")
+				}
+			}()
+			_ = bound.Do(t.Context(), nil)
+		}()
+	}
+	wantStats(t, p, timeout.Stats{})
 }
 
 // Spec: T1, P10
@@ -120,6 +170,9 @@ func TestDeadlineOfTheContext(t *testing.T) {
 			})
 			if err != errDown {
 				t.Errorf("After %v: %v", test.after, err)
+			}
+			if got := p.Stats().After; got != test.want {
+				t.Errorf("After %v: Stats say %v", test.after, got)
 			}
 		})
 	}
@@ -621,6 +674,8 @@ func TestObserve(t *testing.T) {
 			"counter mettle.timeout.exceeded {call} [{policy payments}] 2",
 			"counter mettle.timeout.late {call} [{policy payments}] 1",
 			"counter mettle.timeout.abandoned {call} [{policy payments}] 3",
+			"gauge mettle.timeout.overdue {call} [{policy payments}] 0",
+			"gauge mettle.timeout.after s [{policy payments}] 1",
 		}
 		if !slices.Equal(got, want) {
 			t.Errorf("got %q, want %q", got, want)

@@ -1,0 +1,121 @@
+package timeout
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"github.com/mettle-go/mettle"
+	"github.com/mettle-go/mettle/internal/clock"
+	"github.com/mettle-go/mettle/internal/quantile"
+)
+
+const (
+	// learning is for how long a call counts. It also bounds for how long a timeout
+	// that has become wrong can stay, whatever else fails.
+	learning = time.Minute
+	// headroom is what the quantile is multiplied by: a dependency that becomes twice
+	// as slow is not cut off for it.
+	headroom = 2
+	// explore is the number of calls of which one, on average, may take until After.
+	explore = 32
+	// leastSamples is for quantiles that need fewer.
+	leastSamples = 100
+)
+
+// adaptive is what a [Timeout] with a Quantile knows about the dependency.
+type adaptive struct {
+	floor  time.Duration
+	sketch *quantile.Sketch
+	live   *quantile.Live
+
+	current atomic.Pointer[learnt] // nil: After
+	// When a call that might have taken until After last failed, with no success since.
+	// 0: there was a success. Then the dependency does not answer at all, and that
+	// nothing is known of the last minute is no reason to wait for longer.
+	lost atomic.Int64
+}
+
+// learnt is a limit made of a quantile, so that it is made once.
+type learnt struct {
+	quantile time.Duration
+	limit    limit
+}
+
+// trial is one call as a sample of how long the dependency takes.
+type trial struct {
+	ctx    context.Context // the caller's
+	began  time.Duration
+	usual  time.Duration // what calls may take now, but for those that explore
+	weight int           // explore, if this call may take longer
+}
+
+func newAdaptive(c Config, clock clock.Clock) *adaptive {
+	a := &adaptive{floor: c.Floor, sketch: quantile.New(learning)}
+	if a.floor == 0 {
+		a.floor = c.longest() / 100
+	}
+	// A quantile so high that no minute brings enough samples is never used.
+	least := max(leastSamples, min(1/(1-c.Quantile)+0.5, 1<<31-1))
+	a.live = quantile.NewLive(a.sketch, c.Quantile, int(least), time.Duration(clock.Now()))
+	return a
+}
+
+// begin returns what a call that begins now may take.
+func (a *adaptive) begin(t *Timeout, k *trial, now time.Duration, ctx context.Context) *limit {
+	k.ctx, k.began = ctx, now
+	l := a.usual(t, now)
+	k.usual = l.after
+	if l != &t.fixed && rand.Uint32()%explore == 0 {
+		k.weight = explore
+		return &t.fixed
+	}
+	k.weight = 1
+	return l
+}
+
+// usual returns the limit for all calls but those that explore.
+func (a *adaptive) usual(t *Timeout, now time.Duration) *limit {
+	q := a.live.Value(now)
+	known := a.current.Load()
+	if q == 0 {
+		lost := time.Duration(a.lost.Load())
+		if known != nil && lost != 0 && now-lost < learning {
+			return &known.limit
+		}
+		if known != nil {
+			a.current.CompareAndSwap(known, nil)
+		}
+		return &t.fixed
+	}
+	if known == nil || known.quantile != q {
+		known = &learnt{q, t.newLimit(min(max(headroom*q, a.floor), t.fixed.after))}
+		a.current.Store(known)
+	}
+	if known.limit.after == t.fixed.after {
+		return &t.fixed
+	}
+	return &known.limit
+}
+
+// end learns from a call that has returned err.
+func (a *adaptive) end(k *trial, now time.Duration, err error) {
+	took := now - k.began
+	exceptional := took >= k.usual && k.weight > 1
+	if err != nil && mettle.Classify(k.ctx, err) != mettle.Success {
+		if exceptional {
+			a.lost.Store(int64(now))
+		}
+		return
+	}
+	if a.lost.Load() != 0 {
+		a.lost.Store(0)
+	}
+	a.sketch.Add(now, took)
+	if exceptional {
+		for range explore - 1 {
+			a.sketch.Add(now, took)
+		}
+	}
+}
