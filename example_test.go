@@ -97,6 +97,26 @@ func ExampleGet() {
 	// Output: 1295 <nil>
 }
 
+// A value that nobody gets is given back, here that of the first of two runs.
+func ExampleGetDispose() {
+	again := mettle.PolicyFunc(func(ctx context.Context, op func(context.Context) error) error {
+		_ = op(ctx)
+		return op(ctx)
+	})
+	n := 0
+	dial := func(context.Context) (string, error) {
+		n++
+		return fmt.Sprintf("connection %d", n), nil
+	}
+	conn, err := mettle.GetDispose(context.Background(), again, dial, func(conn string) {
+		fmt.Println("close", conn)
+	})
+	fmt.Println("use", conn, err)
+	// Output:
+	// close connection 1
+	// use connection 2 <nil>
+}
+
 // A policy of one's own in four lines.
 func ExamplePolicyFunc() {
 	logged := mettle.PolicyFunc(func(ctx context.Context, op func(context.Context) error) error {

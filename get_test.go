@@ -192,6 +192,70 @@ func TestGetLate(t *testing.T) {
 	})
 }
 
+// Whatever the policy does with fn, each value is either returned or disposed of, once.
+//
+// Spec: H2 (part)
+func TestGetDispose(t *testing.T) {
+	aside := func(ctx context.Context, op operation) error { return sideBySide(3).Do(ctx, op) }
+	for name, test := range map[string]struct {
+		p    func(ctx context.Context, op operation) error
+		made int
+		want int // the value returned; 0: none
+	}{
+		"one run":      {func(ctx context.Context, op operation) error { return op(ctx) }, 1, 1},
+		"side by side": {aside, 3, 3},
+		"run again":    {func(ctx context.Context, op operation) error { return errors.Join(op(ctx), op(ctx)) }, 2, 2},
+		"rounds":       {func(ctx context.Context, op operation) error { return errors.Join(aside(ctx, op), aside(ctx, op)) }, 6, 6},
+		"not content":  {func(ctx context.Context, op operation) error { return errors.Join(aside(ctx, op), errBoom) }, 3, 0},
+		"no run":       {func(context.Context, operation) error { return nil }, 0, 0},
+		"panics":       {func(ctx context.Context, op operation) error { _ = op(ctx); panic(errBoom) }, 1, 0},
+		"ends too late": {func(ctx context.Context, op operation) error {
+			go func() { time.Sleep(time.Hour); _ = op(ctx) }()
+			return op(ctx)
+		}, 2, 1},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var mu sync.Mutex
+			made, disposed := 0, make(map[int]int)
+			got := 0
+			func() {
+				defer func() { _ = recover() }()
+				got, _ = mettle.GetDispose(bg, mettle.PolicyFunc(test.p), func(context.Context) (int, error) {
+					mu.Lock()
+					made++
+					me := made
+					mu.Unlock()
+					time.Sleep(time.Duration(10-me) * time.Second)
+					return me, nil
+				}, func(n int) {
+					mu.Lock()
+					defer mu.Unlock()
+					disposed[n]++
+				})
+			}()
+			time.Sleep(2 * time.Hour)
+			synctest.Wait()
+			if made != test.made || got != test.want {
+				t.Errorf("%s: %d values made, %d returned; want %d, %d", name, made, got, test.made, test.want)
+			}
+			for n := 1; n <= made; n++ {
+				if want := map[bool]int{true: 0, false: 1}[n == got]; disposed[n] != want {
+					t.Errorf("%s: value %d was disposed of %d times, want %d", name, n, disposed[n], want)
+				}
+			}
+		})
+	}
+}
+
+func TestGetDisposeNil(t *testing.T) {
+	defer func() {
+		if recover() == nil {
+			t.Error("no panic for a nil dispose")
+		}
+	}()
+	_, _ = mettle.GetDispose(bg, mettle.Compose(), func(context.Context) (int, error) { return 0, nil }, nil)
+}
+
 // Spec: P5
 func TestGetPanics(t *testing.T) {
 	defer func() {

@@ -62,7 +62,9 @@ type Classifier func(ctx context.Context, err error) Outcome
 //  3. What Is [ErrRejected], a refusal of ours, is Ignored.
 //  4. The caller's own cancellation (ctx is cancelled and err Is
 //     [context.Canceled] or the cause of ctx) is Ignored. A Canceled that comes
-//     from the dependency while the caller still waits is a Failure.
+//     from the dependency while the caller still waits is a Failure. Where the cause
+//     itself has a method Outcome that returns Ignored, as that of a hedge for those
+//     that lost has, whatever err is: nobody asked for an answer any more.
 //  5. An error in the tree with a method Timeout() bool that returns true, such as
 //     [context.DeadlineExceeded], is a Timeout. So is the caller's own deadline;
 //     a breaker counts that one only when the call had a fair time to answer.
@@ -71,14 +73,7 @@ func Classify(ctx context.Context, err error) Outcome {
 	if err == nil {
 		return Success
 	}
-	var own Outcome
-	if walk(err, func(e error) bool {
-		o, ok := e.(interface{ Outcome() Outcome })
-		if ok {
-			own = o.Outcome()
-		}
-		return ok
-	}) {
+	if own, ok := ownOutcome(err); ok {
 		return own
 	}
 	if errors.Is(err, ErrRejected) {
@@ -86,7 +81,11 @@ func Classify(ctx context.Context, err error) Outcome {
 	}
 	switch ctx.Err() {
 	case context.Canceled:
-		if errors.Is(err, context.Canceled) || isCause(err, context.Cause(ctx)) {
+		cause := context.Cause(ctx)
+		if errors.Is(err, context.Canceled) || isCause(err, cause) {
+			return Ignored
+		}
+		if o, ok := ownOutcome(cause); ok && o == Ignored {
 			return Ignored
 		}
 	case context.DeadlineExceeded:
@@ -101,6 +100,18 @@ func Classify(ctx context.Context, err error) Outcome {
 		return Timeout
 	}
 	return Failure
+}
+
+// ownOutcome returns the answer of the first error in err's tree that speaks for itself.
+func ownOutcome(err error) (own Outcome, found bool) {
+	found = walk(err, func(e error) bool {
+		o, ok := e.(interface{ Outcome() Outcome })
+		if ok {
+			own = o.Outcome()
+		}
+		return ok
+	})
+	return own, found
 }
 
 // isCause is [errors.Is], but for a cause that cannot be compared, which no error Is. A

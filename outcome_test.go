@@ -142,6 +142,33 @@ func TestClassify(t *testing.T) {
 	}
 }
 
+// Whoever cancels an attempt because nobody wants its answer any more says so by the
+// cause, and then it does not matter in which words the attempt reports that.
+//
+// Spec: P8, P14, H2 (part)
+func TestClassifyUnwanted(t *testing.T) {
+	for name, test := range map[string]struct {
+		cause, err error
+		want       mettle.Outcome
+	}{
+		"success all the same":     {outcomeError(mettle.Ignored), nil, mettle.Success},
+		"any error":                {outcomeError(mettle.Ignored), errBoom, mettle.Ignored},
+		"a timeout":                {outcomeError(mettle.Ignored), timeoutError(true), mettle.Ignored},
+		"an error with a class":    {outcomeError(mettle.Ignored), outcomeError(mettle.Overload), mettle.Overload},
+		"a wrapped cause":          {fmt.Errorf("x: %w", outcomeError(mettle.Ignored)), errBoom, mettle.Ignored},
+		"a cause of another class": {outcomeError(mettle.Timeout), errBoom, mettle.Failure},
+	} {
+		ctx, cancel := context.WithCancelCause(bg)
+		cancel(test.cause)
+		if got := mettle.Classify(ctx, test.err); got != test.want {
+			t.Errorf("%s: %v, want %v", name, got, test.want)
+		}
+		if got := mettle.Classify(bg, test.err); test.err == errBoom && got != mettle.Failure {
+			t.Errorf("%s, under a live context: %v, want failure", name, got)
+		}
+	}
+}
+
 // The caller's context decides, not that of the attempt: one that an attempt ended
 // by itself shows as what it is.
 //

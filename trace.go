@@ -26,7 +26,8 @@ type Trace struct {
 	Wait func(TraceEvent)
 	// Rejected is called when a policy refuses the call, with the refusal as Err.
 	Rejected func(TraceEvent)
-	// Hedged is called when a hedge sends a further attempt after Delay.
+	// Hedged is called before a hedge sends a further attempt, whose number is Attempt:
+	// after Delay, or at once where one before it has failed, with Err.
 	Hedged func(TraceEvent)
 	// FellBack is called before a fallback runs, with the Err it stands in for.
 	FellBack func(TraceEvent)
@@ -90,7 +91,9 @@ func ContextTrace(ctx context.Context) *Trace {
 }
 
 // Attempt returns which attempt of a retry ctx belongs to: 1 for the first, 2 for
-// the first resend, 0 outside a retry. Of nested retries it is the innermost.
+// the first resend, 0 outside a retry. Of nested retries it is the innermost. A hedge
+// counts on from the attempt that it is in, or from 1 outside a retry, so that whatever
+// may have been sent before has a number above 1.
 //
 // Whatever derives its context from that of an attempt belongs to the attempt, work
 // that outlives it included ([context.WithoutCancel]): a retry there leaves resending
