@@ -29,6 +29,30 @@ type BudgetConfig struct {
 	// Burst is how many tokens the budget holds at most, and at the start; no more
 	// than 10^9. Zero: 10.
 	Burst int
+
+	// Costs are the prices of a resend. Zero: one token, two after a timeout.
+	Costs Costs
+
+	// RefundSuccess gives a call that a resend brought to success the price of that
+	// resend back, in place of Ratio, which is then for those that succeed at once.
+	// It makes resends that help nearly free. False: every success earns Ratio.
+	RefundSuccess bool
+
+	// Threshold is a share of Burst, less than 1, that the resends must leave alone:
+	// there is none unless more is left after its price was taken. With a Threshold
+	// that price is no longer for the resend but for the failure before it, and every
+	// failure that could be retried pays, resent or not, down to no token at all. The
+	// budget then reacts to the share of calls that fail, and to a long outage with a
+	// longer abstinence. Zero: none; resends pay, and may spend everything.
+	Threshold float64
+}
+
+// Costs are how many tokens a resend costs by how the attempt before it ended, each at
+// most the Burst of the budget. They are rounded to a millionth.
+type Costs struct {
+	Failure  float64 // after a mettle.Failure. Zero: 1
+	Overload float64 // after a mettle.Overload. Zero: that of Failure
+	Timeout  float64 // after a mettle.Timeout. Zero: twice that of Failure, or Burst if that is less
 }
 
 // Validate reports every mistake in c, joined, or nil.
@@ -44,7 +68,61 @@ func (c BudgetConfig) Validate() error {
 	if c.Burst < 0 || c.Burst > maxBurst {
 		mistakes = append(mistakes, fmt.Errorf("retry: Burst is %d, must be in [1, %d], or 0 for %d", c.Burst, maxBurst, defaultBurst))
 	}
+	if errors.Join(mistakes...) == nil {
+		mistakes = append(mistakes, c.mispriced()...)
+	}
 	return errors.Join(mistakes...)
+}
+
+// mispriced reports the mistakes in what a c with a valid Burst costs.
+func (c BudgetConfig) mispriced() (mistakes []error) {
+	burst := float64(c.withDefaults().Burst)
+	for _, cost := range []struct {
+		name  string
+		value float64
+		zero  string
+	}{
+		{"Failure", c.Costs.Failure, "1"},
+		{"Overload", c.Costs.Overload, "that of Failure"},
+		{"Timeout", c.Costs.Timeout, "twice that of Failure"},
+	} {
+		if !(cost.value >= 0 && cost.value <= burst) {
+			mistakes = append(mistakes, fmt.Errorf("retry: Costs.%s is %v, must be in (0, %v], which is Burst, or 0 for %s",
+				cost.name, cost.value, burst, cost.zero))
+		}
+	}
+	switch {
+	case !(c.Threshold >= 0 && c.Threshold < 1):
+		mistakes = append(mistakes, fmt.Errorf("retry: Threshold is %v, must be in (0, 1), or 0 for none", c.Threshold))
+	case c.Threshold > 0 && c.RefundSuccess:
+		mistakes = append(mistakes, fmt.Errorf("retry: RefundSuccess is true, must be false with a Threshold, which is %v: resends pay nothing then",
+			c.Threshold))
+	case len(mistakes) == 0 && c.Threshold > 0:
+		costs := c.withDefaults().Costs
+		if least := min(costs.Failure, costs.Overload, costs.Timeout); units(burst)-units(least) <= units(c.Threshold*burst) {
+			mistakes = append(mistakes, fmt.Errorf("retry: Threshold is %v, must be less than %v, or a full budget allows no resend",
+				c.Threshold, 1-least/burst))
+		}
+	}
+	return mistakes
+}
+
+// withDefaults returns c with the defaults in the place of zeros.
+func (c BudgetConfig) withDefaults() BudgetConfig {
+	set := func(v *float64, value float64) {
+		if *v == 0 {
+			*v = value
+		}
+	}
+	set(&c.Ratio, defaultRatio)
+	set(&c.MinPerSecond, defaultMinPerSecond)
+	if c.Burst == 0 {
+		c.Burst = defaultBurst
+	}
+	set(&c.Costs.Failure, 1)
+	set(&c.Costs.Overload, c.Costs.Failure)
+	set(&c.Costs.Timeout, min(2*c.Costs.Failure, float64(c.Burst)))
+	return c
 }
 
 const (
@@ -61,6 +139,9 @@ const (
 	token = 1_000_000
 )
 
+// units returns so many tokens in units.
+func units(tokens float64) int64 { return int64(math.Round(tokens * token)) }
+
 // Budget bounds resends to a share of the calls that succeed, so that a dependency
 // in trouble is not buried under retries: when all calls fail, next to none are
 // resent, and once calls succeed again, so are resends.
@@ -69,7 +150,11 @@ const (
 // MinPerSecond, and each resend takes one token, or two when what it repeats has timed
 // out, since a timeout costs the dependency the most. With none left there is no
 // resend. In the steady state attempts are at most 1+Ratio times the calls, plus
-// MinPerSecond (the idea is that of Finagle's RetryBudget and of gRFC A6).
+// MinPerSecond (the idea is that of Finagle's RetryBudget).
+//
+// The other fields of [BudgetConfig] are for those who want the arithmetic of another
+// client, whose tokens are meant for its own: that of gRFC A6 has a Threshold, that of
+// the AWS SDKs has Costs and RefundSuccess. The examples of [NewBudget] show both.
 //
 // Share one Budget among all that resend to one dependency, hedges included. A
 // policy of your own shares it too: [Budget.Deposit] after a success,
@@ -83,6 +168,9 @@ type Budget struct {
 	limit     int64   // in units, like all int64 here
 	ratio     int64   // what a success earns
 	rate      float64 // what a nanosecond earns
+	costs     [mettle.Ignored + 1]int64
+	refund    bool  // RefundSuccess
+	threshold int64 // what is to be left; 0: failures that are not resent pay nothing
 	clock     clock.Clock
 	labels    []mettle.Label
 
@@ -109,48 +197,76 @@ func NewBudget(c BudgetConfig) *Budget {
 	if err := c.Validate(); err != nil {
 		panic(err.Error())
 	}
-	if c.Ratio == 0 {
-		c.Ratio = defaultRatio
-	}
-	if c.MinPerSecond == 0 {
-		c.MinPerSecond = defaultMinPerSecond
-	}
-	if c.Burst == 0 {
-		c.Burst = defaultBurst
-	}
+	c = c.withDefaults()
 	b := &Budget{
 		limit:  int64(c.Burst) * token,
 		ratio:  int64(math.Ceil(c.Ratio * token)),
 		rate:   max(c.MinPerSecond, 0) * token / 1e9,
+		refund: c.RefundSuccess,
 		clock:  clock.New(),
 		labels: []mettle.Label{{Key: "policy", Value: c.Name}},
+	}
+	// Rounding must not make anything free, nor do away with a Threshold.
+	failure := max(units(c.Costs.Failure), 1)
+	b.costs = [...]int64{
+		mettle.Success: failure, mettle.Failure: failure, mettle.Ignored: 0,
+		mettle.Overload: max(units(c.Costs.Overload), 1), mettle.Timeout: max(units(c.Costs.Timeout), 1),
+	}
+	if c.Threshold > 0 {
+		b.threshold = max(units(c.Threshold*float64(c.Burst)), 1)
+		b.costs[mettle.Success] = 0
 	}
 	b.level.Store(b.limit)
 	return b
 }
 
 // Deposit puts in what a success earns. Call it once for each call that ended in a
-// success of the dependency, after however many attempts.
+// success of the dependency, after however many attempts; but after a resend, where the
+// budget was made with RefundSuccess, call Refund instead.
 func (b *Budget) Deposit() { b.put(b.ratio) }
 
 // Withdraw takes the price of resending a call whose last attempt ended in o, and
 // reports whether the budget had it; if not, nothing is taken and the call must not
-// be resent. The price is one token, two after a [mettle.Timeout] (or all the budget
-// can hold, if that is less), and nothing after [mettle.Ignored]: what was refused
-// before it was sent is no load when it is sent.
+// be resent. The price is that of the Costs, and nothing after [mettle.Ignored]: what
+// was refused before it was sent is no load when it is sent. A hedge, which repeats
+// what has not ended, asks with [mettle.Success], which has the price of a Failure.
+//
+// With a Threshold the price is for the failure and is taken anyway, as far as there
+// is any. So call Withdraw then for each failure that could be retried, once, whether a
+// resend is wanted or not. A hedge pays nothing.
 func (b *Budget) Withdraw(o mettle.Outcome) bool {
+	granted := b.failed(o) && b.resend(o)
+	if !granted {
+		b.denials.Add(1)
+	}
+	return granted
+}
+
+// failed takes the price of a failure, where failures have one, and reports whether
+// that leaves enough for a resend.
+func (b *Budget) failed(o mettle.Outcome) bool { return b.threshold == 0 || b.take(o) }
+
+// resend takes the price of a resend, where failures have none, and reports whether the
+// budget had it.
+func (b *Budget) resend(o mettle.Outcome) bool { return b.threshold > 0 || b.take(o) }
+
+// take takes the price after o and reports whether that allows a resend.
+func (b *Budget) take(o mettle.Outcome) bool {
 	if b.unlimited || o == mettle.Ignored {
 		return true
 	}
 	cost, earned := b.cost(o), b.earned()
+	granted := true
 	for {
 		level := b.level.Load()
-		tokens := min(b.limit, level+earned)
-		if tokens < cost || b.limit == 0 {
-			b.denials.Add(1)
+		left := min(b.limit, level+earned) - cost
+		switch {
+		case b.threshold > 0:
+			granted, left = left > b.threshold, max(left, 0)
+		case left < 0 || b.limit == 0:
 			return false
 		}
-		if b.level.CompareAndSwap(level, tokens-cost-earned) {
+		if b.level.CompareAndSwap(level, left-earned) {
 			break
 		}
 	}
@@ -159,13 +275,28 @@ func (b *Budget) Withdraw(o mettle.Outcome) bool {
 			break
 		}
 	}
-	return true
+	return granted
 }
 
 // Refund gives back what Withdraw took for o, when the resend was not sent after
 // all: the caller gave up during the wait, say, or a policy further in refused it.
-// Refund at most once a withdrawal, and never because a resend failed.
-func (b *Budget) Refund(o mettle.Outcome) { b.put(b.cost(o)) }
+// Refund at most once a withdrawal, and never because a resend failed. With a
+// Threshold it does nothing, since the failure has happened all the same.
+func (b *Budget) Refund(o mettle.Outcome) {
+	if b.threshold == 0 {
+		b.put(b.cost(o))
+	}
+}
+
+// succeeded puts in what a call earns that ended in a success, and whose last resend
+// had been paid for after o; Ignored: nothing was paid.
+func (b *Budget) succeeded(o mettle.Outcome) {
+	if b.refund && o != mettle.Ignored {
+		b.Refund(o)
+		return
+	}
+	b.Deposit()
+}
 
 // Balance returns the tokens in the budget, between 0 and its Burst. It changes
 // nothing. That of [NoBudget] is +Inf.
@@ -215,15 +346,12 @@ func (b *Budget) put(units int64) {
 	b.level.Add(units)
 }
 
+// cost returns the price after o. An outcome that is none costs what a failure does.
 func (b *Budget) cost(o mettle.Outcome) int64 {
-	switch o {
-	case mettle.Ignored:
-		return 0
-	case mettle.Timeout:
-		return min(2*token, b.limit)
-	default:
-		return min(token, b.limit)
+	if int(o) >= len(b.costs) {
+		o = mettle.Failure
 	}
+	return b.costs[o]
 }
 
 // earned returns what time has put in since NewBudget. It never goes back, not even

@@ -18,14 +18,28 @@ import (
 // oracle is the budget as one would write it first: a lock, a float, and time that
 // is added up at every call.
 type oracle struct {
-	mu                         sync.Mutex
-	tokens, limit, ratio, rate float64
-	last                       time.Time
+	mu                                    sync.Mutex
+	tokens, limit, ratio, rate, threshold float64
+	costs                                 map[mettle.Outcome]float64
+	last                                  time.Time
 }
 
 func newOracle(c retry.BudgetConfig) *oracle {
+	limit, either := float64(c.Burst), func(v, zero float64) float64 {
+		if v == 0 {
+			return zero
+		}
+		return v
+	}
+	failure := either(c.Costs.Failure, 1)
 	return &oracle{
-		tokens: float64(c.Burst), limit: float64(c.Burst), ratio: c.Ratio, rate: max(c.MinPerSecond, 0), last: time.Now(),
+		tokens: limit, limit: limit, ratio: c.Ratio, rate: max(c.MinPerSecond, 0),
+		threshold: c.Threshold * limit, last: time.Now(),
+		costs: map[mettle.Outcome]float64{
+			mettle.Success: failure, mettle.Failure: failure,
+			mettle.Overload: either(c.Costs.Overload, failure),
+			mettle.Timeout:  either(c.Costs.Timeout, min(2*failure, limit)),
+		},
 	}
 }
 
@@ -37,15 +51,14 @@ func (o *oracle) add(tokens float64) {
 }
 
 func (o *oracle) cost(outcome mettle.Outcome) float64 {
-	switch outcome {
-	case mettle.Ignored:
+	if o.threshold > 0 && outcome == mettle.Success {
 		return 0
-	case mettle.Timeout:
-		return min(o.limit, 2)
-	default:
-		return min(o.limit, 1)
 	}
+	return o.costs[outcome]
 }
+
+// line is how many tokens a resend takes there to be.
+func (o *oracle) line(outcome mettle.Outcome) float64 { return o.threshold + o.cost(outcome) }
 
 func (o *oracle) Deposit() {
 	o.mu.Lock()
@@ -56,13 +69,22 @@ func (o *oracle) Deposit() {
 func (o *oracle) Refund(outcome mettle.Outcome) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.add(o.cost(outcome))
+	if o.threshold == 0 {
+		o.add(o.cost(outcome))
+	}
 }
 
 func (o *oracle) Withdraw(outcome mettle.Outcome) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.add(0)
+	if outcome == mettle.Ignored {
+		return true
+	}
+	if o.threshold > 0 {
+		o.tokens = max(0, o.tokens-o.cost(outcome))
+		return o.tokens > o.threshold
+	}
 	if o.tokens < o.cost(outcome) {
 		return false
 	}
@@ -85,7 +107,7 @@ func compare(t *testing.T, c retry.BudgetConfig, steps []byte) {
 			o.Deposit()
 		case 2, 3, 4:
 			o.add(0)
-			near := math.Abs(o.tokens-o.cost(outcome)) < slack
+			near := math.Abs(o.tokens-o.line(outcome)) < slack
 			got, want := b.Withdraw(outcome), o.Withdraw(outcome)
 			if got != want && !near {
 				t.Fatalf("step %d: Withdraw(%v) = %v with %v tokens, oracle %v", i, outcome, got, b.Balance(), want)
@@ -122,12 +144,23 @@ func TestBudgetAgreesWithOracle(t *testing.T) {
 			Ratio: []float64{1e-6, 0.01, 0.1, 0.5, 1}[random.IntN(5)], Burst: 1 + random.IntN(20),
 			MinPerSecond: []float64{-1, 1e-4, 0.1, 1, 1000}[random.IntN(5)],
 		}
+		c.Costs = retry.Costs{
+			Failure: cost(random, c.Burst), Overload: cost(random, c.Burst), Timeout: cost(random, c.Burst),
+		}
+		if c.Threshold = []float64{0, 0.1, 0.5, 0.9}[random.IntN(4)]; c.Validate() != nil {
+			c.Threshold = 0
+		}
 		steps := make([]byte, 400)
 		for i := range steps {
 			steps[i] = byte(random.Uint32())
 		}
 		synctest.Test(t, func(t *testing.T) { compare(t, c, steps) })
 	}
+}
+
+// cost returns a valid price: mostly that of the zero Costs.
+func cost(random *rand.Rand, burst int) float64 {
+	return []float64{0, 0, 0.25, 1, float64(burst)}[random.IntN(5)]
 }
 
 // Spec: R16
@@ -423,6 +456,21 @@ func TestBudgetConfigValidate(t *testing.T) {
 		{retry.BudgetConfig{MinPerSecond: 1000.1}, []string{"MinPerSecond is 1000.1"}},
 		{retry.BudgetConfig{Burst: -1}, []string{"Burst is -1"}},
 		{retry.BudgetConfig{Burst: 1_000_000_001}, []string{"Burst is 1000000001"}},
+		{retry.BudgetConfig{Costs: retry.Costs{Failure: 10, Overload: 1e-9, Timeout: 10}}, nil},
+		{retry.BudgetConfig{Costs: retry.Costs{Failure: 6}}, nil}, // a timeout costs 10, and not 12
+		{retry.BudgetConfig{Costs: retry.Costs{Failure: -1, Overload: nan, Timeout: 10.5}},
+			[]string{"Costs.Failure is -1", "Costs.Overload is NaN", "Costs.Timeout is 10.5"}},
+		{retry.BudgetConfig{Burst: 3, Costs: retry.Costs{Failure: inf, Timeout: math.MaxFloat64}},
+			[]string{"Costs.Failure is +Inf", "Costs.Timeout is 1.7976931348623157e+308"}},
+		{retry.BudgetConfig{Threshold: 0.5, RefundSuccess: false}, nil},
+		{retry.BudgetConfig{Threshold: 1e-12}, nil},
+		{retry.BudgetConfig{Threshold: nan}, []string{"Threshold is NaN"}},
+		{retry.BudgetConfig{Threshold: 1}, []string{"Threshold is 1"}},
+		{retry.BudgetConfig{Threshold: -0.5, Costs: retry.Costs{Timeout: -1}}, []string{"Costs.Timeout is -1", "Threshold is -0.5"}},
+		{retry.BudgetConfig{Threshold: 0.9}, []string{"Threshold is 0.9"}}, // 9 left of 10 is not above 9
+		{retry.BudgetConfig{Threshold: 0.9, Costs: retry.Costs{Overload: 0.5}}, nil},
+		{retry.BudgetConfig{Burst: 1, Threshold: 0.1}, []string{"Threshold is 0.1"}},
+		{retry.BudgetConfig{RefundSuccess: true, Threshold: 0.5}, []string{"RefundSuccess is true"}},
 	} {
 		checkValidation(t, fmt.Sprintf("%+v", tt.c), tt.c.Validate(), func() { retry.NewBudget(tt.c) }, tt.want)
 	}

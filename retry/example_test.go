@@ -153,6 +153,46 @@ func ExampleNewBudget() {
 	// 2 retry: budget spent
 }
 
+// The retry quota of the AWS SDKs as of 2026, by their Reference Guide ("Retry behavior"):
+// 500 tokens; a resend costs 14, or 5 where the service had asked to slow down; one that
+// succeeds gets them back, and a call that needs none earns 1.
+func ExampleNewBudget_aws() {
+	budget := retry.NewBudget(retry.BudgetConfig{
+		Burst: 500, Ratio: 1, MinPerSecond: -1, RefundSuccess: true,
+		Costs: retry.Costs{Failure: 14, Overload: 5, Timeout: 14},
+	})
+	r := retry.New(retry.Config{Budget: budget, Backoff: retry.Constant(0)})
+	_ = r.Do(context.Background(), flaky(9))
+	fmt.Println(budget.Balance())
+	_ = r.Do(context.Background(), flaky(1))
+	fmt.Println(budget.Balance())
+	_ = r.Do(context.Background(), flaky(0))
+	fmt.Println(budget.Balance())
+	// Output:
+	// 472
+	// 472
+	// 473
+}
+
+// The retry throttling of gRPC, by gRFC A6, with maxTokens 10 and tokenRatio 0.1: every
+// failure takes a token, and there are resends while more than half of them is left.
+func ExampleNewBudget_grpc() {
+	budget := retry.NewBudget(retry.BudgetConfig{
+		Burst: 10, Ratio: 0.1, MinPerSecond: -1,
+		Costs:     retry.Costs{Failure: 1, Timeout: 1},
+		Threshold: 0.5,
+	})
+	r := retry.New(retry.Config{Budget: budget, Backoff: retry.Constant(0)})
+	for range 3 {
+		err := r.Do(context.Background(), flaky(9))
+		fmt.Println(err.(*retry.Error).Reason, budget.Balance())
+	}
+	// Output:
+	// retry: attempts exhausted 7
+	// retry: budget spent 5
+	// retry: budget spent 4
+}
+
 // A policy that resends shares the budget of its dependency in four lines.
 func ExampleBudget() {
 	budget := retry.NewBudget(retry.BudgetConfig{})

@@ -253,12 +253,12 @@ func (r *Retrier) run(ctx context.Context, next mettle.Policy, op func(context.C
 		// other. Elsewhere the mark changes nothing.
 		return invoke(mettle.WithAttempt(ctx, n), next, op)
 	}
-	c := call{r: r, ctx: ctx, start: r.clock.Now(), charged: mettle.Ignored}
+	c := call{r: r, ctx: ctx, start: r.clock.Now(), charged: mettle.Ignored, paid: mettle.Ignored}
 	for c.n = 1; ; c.n++ {
 		attempt := mettle.WithAttempt(ctx, c.n)
 		err := c.attempt(attempt, next, op)
 		if err == nil {
-			r.budget.Deposit()
+			r.budget.succeeded(c.charged)
 			return nil
 		}
 		if end := c.after(attempt, err); end != nil {
@@ -280,7 +280,8 @@ type call struct {
 	failure error           // the last failure of the dependency, nil while there is none
 	own     error           // the last error of op, nil where that is the error of attempt n
 	ran     *atomic.Bool    // whether op ran in attempt n; nil: it is taken to have
-	charged mettle.Outcome  // what the budget was charged for a resend that is not sent yet; Ignored: nothing
+	charged mettle.Outcome  // what the budget was charged for a resend that may not be sent yet; Ignored: nothing
+	paid    mettle.Outcome  // the same for the attempt that has just ended
 }
 
 // attempt runs op once and counts what came of it.
@@ -324,7 +325,7 @@ func (c *call) traced(t *mettle.Trace, ctx context.Context, next mettle.Policy, 
 func (c *call) after(attempt context.Context, err error) (end error) {
 	outcome := mettle.Classify(c.ctx, err)
 	if outcome != mettle.Ignored || c.opRan() && !errors.Is(err, mettle.ErrRejected) {
-		c.charged = mettle.Ignored // it was sent
+		c.paid, c.charged = c.charged, mettle.Ignored // it was sent
 	}
 	if c.opRan() {
 		c.own = nil
@@ -361,6 +362,7 @@ func (c *call) judge(err error, outcome mettle.Outcome) (delay time.Duration, en
 		}
 		return 0, c.stop(stopContext, cause, err, outcome)
 	}
+	enough := r.budget.failed(outcome)
 	if c.n >= r.maxAttempts {
 		return 0, c.stop(stopExhausted, ErrExhausted, err, outcome)
 	}
@@ -374,7 +376,8 @@ func (c *call) judge(err error, outcome mettle.Outcome) (delay time.Duration, en
 	if r.maxElapsed > 0 && delay >= r.maxElapsed-c.elapsed() {
 		return 0, c.stop(stopElapsed, ErrElapsed, err, outcome)
 	}
-	if !r.budget.Withdraw(outcome) {
+	if !enough || !r.budget.resend(outcome) {
+		r.budget.denials.Add(1)
 		return 0, c.stop(stopBudget, ErrBudget, err, outcome)
 	}
 	if outcome != mettle.Ignored {
@@ -443,7 +446,7 @@ func (c *call) giveBack(err error, outcome mettle.Outcome) error {
 	switch {
 	case outcome == mettle.Success:
 		// An answer about the request is a success of the dependency.
-		c.r.budget.Deposit()
+		c.r.budget.succeeded(c.paid)
 	case outcome == mettle.Ignored && c.ctx.Err() != nil:
 		kind, reason = stopContext, context.Cause(c.ctx)
 	}
