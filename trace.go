@@ -183,6 +183,9 @@ type callCtx struct {
 
 type callKey struct{}
 
+// EndsWith returns the context whose end is that of c, so that adapters can see past c.
+func (c *callCtx) EndsWith() context.Context { return c.Context }
+
 func (c *callCtx) Value(key any) any {
 	if _, ok := key.(callKey); ok {
 		return c

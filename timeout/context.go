@@ -65,6 +65,10 @@ func (p *probe) Value(key any) any {
 	return nil
 }
 
+// EndsWith returns the context with which c ends, if not at its Deadline. An adapter that
+// watches both need not ask for Done, and so for a timer.
+func (c *lazyCtx) EndsWith() context.Context { return c.parent }
+
 func (c *lazyCtx) Deadline() (time.Time, bool) { return c.deadline, true }
 
 func (c *lazyCtx) Done() <-chan struct{} { return c.ask().ctx.Done() }

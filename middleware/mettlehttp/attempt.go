@@ -20,8 +20,17 @@ const (
 )
 
 // cutTime is how long net/http is given to notice that an attempt has been cut, which
-// takes it microseconds, before it goes on to write the request.
+// takes it microseconds, before it goes on to write the request, and a body to notice
+// that its time is up.
 const cutTime = 10 * time.Millisecond
+
+// The states of an attempt.
+const (
+	waiting int32 = iota // for the headers, as long as the policy allows
+	cut                  // by the policy
+	whole                // the headers have come; the total timeout bounds the body
+	tunnel               // the connection was given away, and nothing bounds it
+)
 
 // attempt is one sending of a request: its context, what net/http told about it, and
 // its response. It is itself the context: it lives as long as the caller's, because the
@@ -31,43 +40,91 @@ type attempt struct {
 	cancel          context.CancelCauseFunc
 	values          context.Context // the policy's
 	call            *call
-	sendings        int32     // after so many without an answer no further connection is wanted
-	total           time.Time // zero: the caller's own deadline, if any, is the first
+	state           atomic.Int32
+	total           time.Time   // zero: the caller's own deadline, if any, is the first
+	timer           *time.Timer // runs expire; nil: the policy has no deadline of its own
 
 	// Told by httptrace, on goroutines of the base.
+	trace            httptrace.ClientTrace
+	traced           bool  // by what wraps this context; else Value answers with trace
+	sendings         int32 // after so many without an answer no further connection is wanted
 	asked, connected atomic.Bool
 	wrote, answers   atomic.Int32
 	enough           atomic.Bool // another connection was asked for after the last sending
 
 	uploadFailed atomic.Bool // the request body, as the caller gave it, could not be read
+	unprepared   bool        // by the hook of Prepare, and not sent
+	malformed    bool
 
 	resp    *http.Response
 	sent    *http.Request
-	drained bool          // reading on would not free the connection, or has already
+	ahead   *heldBody     // reads the body of a failed answer ahead; nil: nobody does
 	rc      io.ReadCloser // of resp, once the body is handed out
+	unwatch func()        // ends the watch on Request.Cancel; nil: there is none
+	reading atomic.Bool   // a Read of rc is under way
 	closed  atomic.Bool   // rc
 	ended   atomic.Bool   // the context is cancelled and the timer stopped
-	timer   *time.Timer   // ends the body at total; nil: none
-	late    atomic.Bool   // timer has fired
+	late    atomic.Bool   // the total timeout has passed
 }
 
 // newAttempt prepares an attempt under policy, the context that the policy hands on.
 func newAttempt(c *call, policy context.Context) *attempt {
-	a := &attempt{call: c, values: policy, sendings: 1}
+	a := &attempt{call: c, values: policy, sendings: 1, malformed: c.malformed}
 	if c.started.Add(1) == 1 {
 		// A connection that broke while it lay idle is no failure of the server. Once
 		// attempts follow one another, resending is for the policy alone.
 		a.sendings = 2
 	}
-	a.Context, a.cancel = context.WithCancelCause(c.req.Context())
+	a.Context, a.cancel = context.WithCancelCause(c.parent)
 	// The deadline of the call as a whole holds for the body too; that of an attempt
 	// ends with the headers.
-	if total, ok := callDeadline(policy); ok {
-		if own, ok := c.req.Context().Deadline(); !ok || total.Before(own) {
-			a.total = total
-		}
+	if total, ok := callDeadline(policy); ok && sooner(total, c.parent) {
+		a.total = total
+	}
+	a.trace = httptrace.ClientTrace{
+		GetConn:              a.getConn,
+		GotConn:              a.gotConn,
+		WroteHeaders:         a.wroteHeaders,
+		GotFirstResponseByte: a.gotFirstResponseByte,
 	}
 	return a
+}
+
+// sooner reports whether deadline comes before that of ctx.
+func sooner(deadline time.Time, ctx context.Context) bool {
+	d, ok := ctx.Deadline()
+	return !ok || deadline.Before(d)
+}
+
+// watch has the policy's context end the attempt until detach is called.
+//
+// The context is not asked for its Done channel where its end is known without, because
+// each timeout on the way would start a timer of its own. One here does for all of them,
+// and for the body after that.
+func (a *attempt) watch() (detach func() bool) {
+	under := a.call.beneath(a.values)
+	bound := a.call.parent
+	if under != nil {
+		detach, bound = context.AfterFunc(under, a.cut), under
+	}
+	if deadline, ok := a.values.Deadline(); ok && sooner(deadline, bound) {
+		a.timer = time.AfterFunc(time.Until(deadline), a.expire)
+	}
+	return detach
+}
+
+// beneath returns the context that ctx, which a policy hands on, ends with when its
+// deadline has not come: nil if that is the call, from which attempts descend anyway.
+func (c *call) beneath(ctx context.Context) context.Context {
+	for ctx != c {
+		// As the contexts of mettle and of package timeout have it.
+		e, ok := ctx.(interface{ EndsWith() context.Context })
+		if !ok {
+			return ctx
+		}
+		ctx = e.EndsWith()
+	}
+	return nil
 }
 
 // Deadline returns when the body must have been read.
@@ -78,44 +135,110 @@ func (a *attempt) Deadline() (time.Time, bool) {
 	return a.Context.Deadline()
 }
 
+// The keys under which package context asks for its own cancel node and package httptrace
+// for the hooks. They are not exported, but are shown to whoever is asked; nil if those
+// packages stop asking.
+var cancelKey, traceKey = func() (cancel, trace any) {
+	var p probe
+	context.Cause(&p)
+	cancel, p.asked = p.asked, nil
+	httptrace.ContextClientTrace(&p)
+	return cancel, p.asked
+}()
+
+// probe is an ended context that remembers which key it was asked for.
+type probe struct {
+	context.Context
+	asked any
+}
+
+func (p *probe) Err() error { return context.Canceled }
+
+func (p *probe) Value(key any) any {
+	p.asked = key
+	return nil
+}
+
 // Value returns what the policy's context carries.
 func (a *attempt) Value(key any) any {
-	// Package context asks for its own cancel node by a key we cannot name. It must get
-	// that of our lifetime: with the policy's, the cause would be wrong and every child
-	// would cost a goroutine.
-	if v := a.Context.Value(key); v == any(a.Context) {
-		return v
+	switch {
+	case key == cancelKey && key != nil:
+		// It must be the node of our lifetime: with the policy's, the cause would be wrong
+		// and every child would cost a goroutine.
+		return a.Context.Value(key)
+	case key == traceKey && key != nil && !a.traced:
+		return &a.trace
+	case cancelKey == nil:
+		if v := a.Context.Value(key); v == any(a.Context) {
+			return v
+		}
 	}
 	return a.values.Value(key)
 }
 
-// cut ends the attempt because the policy's context has ended.
-func (a *attempt) cut() { a.cancel(context.Cause(a.values)) }
+// cut ends the attempt because the policy's context has ended, unless the headers came
+// before that.
+func (a *attempt) cut() {
+	if a.state.CompareAndSwap(waiting, cut) {
+		a.cancel(context.Cause(a.values))
+	}
+}
 
-// traced returns the context for the request. The hooks tell what no error does:
-// whether anything was sent.
-func (a *attempt) traced() context.Context {
-	return httptrace.WithClientTrace(a, &httptrace.ClientTrace{
-		GetConn: func(string) {
-			a.asked.Store(true)
-			// net/http sends nothing again once an answer has begun. What follows one is
-			// an exchange of the base's own: a redirect, or a challenge that it meets.
-			if a.wrote.Load()-a.answers.Load() >= a.sendings {
-				a.enough.Store(true)
-				a.cancel(errReplays)
-			}
-		},
-		GotConn:              func(httptrace.GotConnInfo) { a.connected.Store(true) },
-		GotFirstResponseByte: func() { a.answers.Add(1) },
-		WroteHeaders: func() {
-			a.wrote.Add(1)
-			if a.enough.Load() {
-				// The base took the connection all the same. What it wrote is in a buffer
-				// of its own yet, and the connection is about to be closed.
-				time.Sleep(cutTime)
-			}
-		},
+// expire is called when the attempt's time is up, and again when that of the call is.
+func (a *attempt) expire() {
+	a.cut()
+	if a.state.Load() != whole || a.total.IsZero() {
+		return
+	}
+	if left := time.Until(a.total); left > 0 {
+		a.timer.Reset(left)
+		if a.ended.Load() {
+			a.timer.Stop()
+		}
+		return
+	}
+	a.late.Store(true)
+	a.cancel(errBodyTimeout)
+	// Every base should heed that. A body that does not is closed under the read.
+	time.AfterFunc(cutTime, func() {
+		if a.reading.Load() {
+			a.closeBody()
+		}
 	})
+}
+
+// hooked returns the context for the request, with hooks that tell what no error does:
+// whether anything was sent.
+func (a *attempt) hooked() context.Context {
+	// Hooks of the caller's have to be called as well, which package httptrace sees to.
+	if traceKey == nil || a.values.Value(traceKey) != nil {
+		a.traced = true
+		return httptrace.WithClientTrace(a, &a.trace)
+	}
+	return a
+}
+
+func (a *attempt) getConn(string) {
+	a.asked.Store(true)
+	// net/http sends nothing again once an answer has begun. What follows one is an
+	// exchange of the base's own: a redirect, or a challenge that it meets.
+	if a.wrote.Load()-a.answers.Load() >= a.sendings {
+		a.enough.Store(true)
+		a.cancel(errReplays)
+	}
+}
+
+func (a *attempt) gotConn(httptrace.GotConnInfo) { a.connected.Store(true) }
+
+func (a *attempt) gotFirstResponseByte() { a.answers.Add(1) }
+
+func (a *attempt) wroteHeaders() {
+	a.wrote.Add(1)
+	if a.enough.Load() {
+		// The base took the connection all the same. What it wrote is in a buffer of its
+		// own yet, and the connection is about to be closed.
+		time.Sleep(cutTime)
+	}
 }
 
 var errReplays = errors.New("mettlehttp: connection after connection broke under one attempt")
@@ -159,6 +282,7 @@ func (a *attempt) over() bool { return !a.total.IsZero() && !time.Now().Before(a
 // hand gives the response to the caller. The attempt lives on until the body has ended.
 func (a *attempt) hand() *http.Response {
 	resp := a.resp
+	a.unwatch = a.call.unwatch
 	if resp.Request == nil || resp.Request == a.sent {
 		// As net/http does; our clone's context is about to end.
 		resp.Request = a.call.req
@@ -170,14 +294,12 @@ func (a *attempt) hand() *http.Response {
 	a.rc = resp.Body
 	if a.isTunnel() {
 		// A connection in its own right: it has no end that a timeout could mean.
+		a.state.Store(tunnel)
 		resp.Body = tunnelBody(a)
 		return resp
 	}
-	if !a.total.IsZero() {
-		a.timer = time.AfterFunc(time.Until(a.total), func() {
-			a.late.Store(true)
-			a.cancel(errBodyTimeout)
-		})
+	if a.ahead != nil {
+		a.ahead.stop.Store(true)
 	}
 	resp.Body = responseBody{a}
 	return resp
@@ -197,6 +319,9 @@ func (a *attempt) end() {
 		a.timer.Stop()
 	}
 	a.cancel(nil)
+	if a.unwatch != nil {
+		a.unwatch()
+	}
 }
 
 // closeBody closes rc once, whoever comes first.
@@ -229,7 +354,8 @@ func (a *attempt) discard(ctx context.Context) {
 		return
 	}
 	defer a.closeBody()
-	if a.drained {
+	if a.ahead != nil {
+		a.ahead.wait(ctx)
 		a.cancel(nil)
 		return
 	}

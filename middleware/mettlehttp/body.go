@@ -36,7 +36,9 @@ func (b responseBody) Read(p []byte) (int, error) {
 	if b.a.late.Load() {
 		return 0, errBodyTimeout
 	}
+	b.a.reading.Store(true)
 	n, err := b.a.rc.Read(p)
+	b.a.reading.Store(false)
 	if err != nil {
 		if err != io.EOF && b.a.late.Load() {
 			err = errBodyTimeout
@@ -56,22 +58,22 @@ func (b responseBody) Close() error {
 // when it is closed.
 func tunnelBody(a *attempt) io.ReadCloser {
 	if w, ok := a.rc.(io.Writer); ok {
-		return writableTunnel{tunnel: tunnel{a}, Writer: w}
+		return writableTunnel{tunnelReader: tunnelReader{a}, Writer: w}
 	}
-	return tunnel{a}
+	return tunnelReader{a}
 }
 
-type tunnel struct{ a *attempt }
+type tunnelReader struct{ a *attempt }
 
-func (t tunnel) Read(p []byte) (int, error) { return t.a.rc.Read(p) }
+func (t tunnelReader) Read(p []byte) (int, error) { return t.a.rc.Read(p) }
 
-func (t tunnel) Close() error {
+func (t tunnelReader) Close() error {
 	defer t.a.end()
 	return t.a.closeBody()
 }
 
 type writableTunnel struct {
-	tunnel
+	tunnelReader
 	io.Writer
 }
 

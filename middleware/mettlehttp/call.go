@@ -1,7 +1,7 @@
 package mettlehttp
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,13 +20,17 @@ type callKey struct{}
 // and what its attempts share. Policies may run attempts side by side.
 type call struct {
 	context.Context
+	parent    context.Context // of Context and of the attempts: the request's, or one that req.Cancel ends too
 	transport *Transport
 	req       *http.Request
 	host      string
-	canceled  func() // nil unless req.Cancel is set
+	canceled  func() // nil unless req.Cancel is set, as unwatch
+	unwatch   func() // ends the watch on req.Cancel
+	handed    bool   // an attempt does so when its body has ended
 
-	idempotent bool                          // may be sent again though bytes have left
+	idempotent bool                          // by its method or a key
 	getBody    func() (io.ReadCloser, error) // nil: the body can be sent once only
+	buffer     *buffer                       // takes the place of getBody; nil: none
 	hasBody    bool
 	malformed  bool
 
@@ -50,55 +54,43 @@ func (c *call) Value(key any) any {
 	return c.Context.Value(key)
 }
 
-// prepareBody finds out whether the request can be sent more than once, and buffers the
-// body if that is what it takes and was asked for.
-func (c *call) prepareBody() error {
-	c.idempotent = idempotent(c.req)
-	c.hasBody = c.req.Body != nil && c.req.Body != http.NoBody
-	c.getBody = c.req.GetBody
-	limit := c.transport.opts.bufferMax
-	if !c.hasBody || c.getBody != nil || !c.idempotent || c.req.ContentLength <= 0 || c.req.ContentLength > limit {
-		return nil
+// EndsWith is for an attempt of another Transport inside; see beneath.
+func (c *call) EndsWith() context.Context { return c.Context }
+
+// prepare finds out whether the request can be sent more than once.
+func (c *call) prepare() {
+	req, opts := c.req, &c.transport.opts
+	c.idempotent = idempotent(req)
+	c.hasBody = req.Body != nil && req.Body != http.NoBody
+	c.getBody = req.GetBody
+	if c.hasBody && c.getBody == nil && (c.idempotent || opts.resend != nil) &&
+		req.ContentLength > 0 && req.ContentLength <= opts.bufferMax {
+		c.buffer = &buffer{body: req.Body, size: req.ContentLength, done: make(chan struct{})}
 	}
-	c.bodyTaken = true
-	data := make([]byte, c.req.ContentLength)
-	_, err := io.ReadFull(c.req.Body, data)
-	if err == nil {
-		err = ended(c.req.Body)
-	}
-	if closeErr := c.req.Body.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		return fmt.Errorf("mettlehttp: buffering the request body: %w", err)
-	}
-	c.getBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
-	return nil
 }
 
-// ended fails if there is more to read from a body of which as much as ContentLength says
-// has been read. net/http fails so too, rather than send what is cut short.
-func ended(body io.Reader) error {
-	switch n, err := io.ReadFull(body, make([]byte, 1)); {
-	case n > 0:
-		return errors.New("it is longer than ContentLength")
-	case err == io.EOF:
-		return nil
-	default:
-		return err
+// mayResend reports whether the request may be sent again although the server may have
+// seen it. It is nil that resp is where there is no answer, or none yet.
+func (c *call) mayResend(resp *http.Response) bool {
+	may := c.idempotent && (resp == nil || resent(resp))
+	if f := c.transport.opts.resend; f != nil {
+		may = f(c.req, resp, may)
 	}
+	return may
 }
 
 // replayable reports whether a further attempt would send the same body.
-func (c *call) replayable() bool { return !c.hasBody || c.getBody != nil }
+func (c *call) replayable() bool { return !c.hasBody || c.getBody != nil || c.buffer != nil }
 
 // onceOnly says what about the request keeps it from being sent again, or nothing: when
 // nothing does, when no retry is there to send it, and when there is no time to.
-func (c *call) onceOnly(policy context.Context, unsent bool) string {
+func (c *call) onceOnly(policy context.Context, may bool) string {
 	switch {
 	case mettle.Attempt(policy) == 0, mettle.CallContext(policy).Err() != nil:
 		return ""
-	case !c.idempotent && !unsent:
+	case !may && c.transport.opts.resend != nil:
+		return "Resend forbids it"
+	case !may:
 		method := c.req.Method
 		if len(method) > 20 || !isToken(method) { // whatever it is, it is none to show
 			method = "method"
@@ -114,12 +106,13 @@ func (c *call) onceOnly(policy context.Context, unsent bool) string {
 // begin admits an attempt and gives it a body of its own. It returns how many results
 // there were when the attempt began.
 func (c *call) begin(ctx context.Context) (body io.ReadCloser, begun int, err error) {
+	may := c.mayResend(nil)
 	c.mu.Lock()
 	if c.finished {
 		c.mu.Unlock()
 		return nil, 0, errReturned
 	}
-	if c.runs > 0 && !c.idempotent || c.bodyTaken && !c.replayable() {
+	if c.runs > 0 && !may || c.bodyTaken && !c.replayable() {
 		last := c.lastErr
 		c.mu.Unlock()
 		return nil, 0, &notResentError{last}
@@ -130,10 +123,13 @@ func (c *call) begin(ctx context.Context) (body io.ReadCloser, begun int, err er
 	begun, last := c.commits, c.held
 	c.mu.Unlock()
 
-	if body, err = c.body(first); err != nil {
+	if body, err = c.body(ctx, first); err != nil {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.runs--
+		if c.buffer != nil && c.lastErr == nil {
+			return nil, 0, own(err)
+		}
 		// The answer of the attempt before, if there is one, stays the result.
 		return nil, 0, &notResentError{errors.Join(err, c.lastErr)}
 	}
@@ -160,11 +156,17 @@ func (c *call) begin(ctx context.Context) (body io.ReadCloser, begun int, err er
 	return body, begun, nil
 }
 
-// body returns the request body for one attempt: the caller's own for the first.
-func (c *call) body(first bool) (io.ReadCloser, error) {
+// body returns the request body for one attempt: the caller's own for the first, unless
+// it is buffered.
+func (c *call) body(ctx context.Context, first bool) (io.ReadCloser, error) {
 	switch {
 	case !c.hasBody:
 		return c.req.Body, nil // nil or http.NoBody
+	case c.buffer != nil:
+		if first {
+			go c.buffer.fill()
+		}
+		return c.buffer.wait(ctx)
 	case !first:
 		body, err := c.getBody()
 		if err != nil {
@@ -186,47 +188,76 @@ func (c *call) attempt(ctx context.Context) error {
 		return err
 	}
 	a := newAttempt(c, ctx)
-	out := c.clone(a.traced())
+	out := c.clone(a.hooked())
 	upload := a.upload(body)
 	out.Body = upload
-	if c.getBody != nil {
+	switch {
+	case c.buffer != nil:
+		out.GetBody = c.buffer.reader
+	case c.getBody != nil:
 		out.GetBody = a.replay(c.getBody)
 	}
 
 	// Until the headers have come, the policy's context ends the attempt. From then on
 	// only the caller's does: the policy is left while the body is still being read.
-	detach := context.AfterFunc(ctx, a.cut)
+	detach := a.watch()
 	returned := false
 	defer func() {
 		if !returned { // a panic
-			detach()
-			a.cancel(nil)
+			if detach != nil {
+				detach()
+			}
+			a.end()
 			if upload != nil {
 				upload.Close()
 			}
 		}
 	}()
-	resp, err := c.transport.base.RoundTrip(out)
-	returned = true
-	whole := detach()
-
-	if resp != nil {
-		a.resp, a.sent = resp, out
-		switch {
-		case err != nil: // a base that broke the contract
-			a.drop()
-		case !whole:
-			a.drop()
-			err = context.Cause(ctx)
-		default:
-			return c.answered(ctx, a, begun)
+	if err = a.address(out); err != nil {
+		if upload != nil {
+			upload.Close()
 		}
+	} else {
+		a.resp, err = c.transport.base.RoundTrip(out)
 	}
-	a.cancel(nil)
-	if err == nil {
+	returned = true
+	inTime := a.state.CompareAndSwap(waiting, whole)
+	if detach != nil {
+		detach()
+	}
+
+	a.sent = out
+	switch {
+	case a.resp == nil && err == nil:
 		err = errNilResponse
+	case a.resp == nil:
+	case err != nil: // a base that broke the contract
+		a.drop()
+	case !inTime || a.Err() != nil:
+		a.drop()
+		err = cmp.Or(context.Cause(ctx), context.Cause(a))
+	default:
+		return c.answered(ctx, a, begun)
 	}
+	a.end()
 	return c.failed(ctx, a, err)
+}
+
+// address sets what the options add to the request of an attempt, just before it is sent.
+func (a *attempt) address(out *http.Request) error {
+	opts := &a.call.transport.opts
+	if opts.propagate && out.Header != nil {
+		a.propagate(out.Header)
+	}
+	if opts.prepare == nil {
+		return nil
+	}
+	if err := opts.prepare(out); err != nil {
+		a.unprepared = true
+		return fmt.Errorf("mettlehttp: Prepare: %w", err)
+	}
+	a.malformed = malformed(out)
+	return nil
 }
 
 // clone copies the request but for its Trailer, whose values the body sets as it is read:
@@ -240,13 +271,15 @@ func (c *call) clone(ctx context.Context) *http.Request {
 	}
 	out := req.Clone(ctx)
 	out.Trailer = c.req.Trailer
+	//lint:ignore SA1019 it is deprecated and has to be kept from the base all the same
+	out.Cancel = nil // the context ends with it, at no further cost
 	return out
 }
 
 // answered takes the response of an attempt and tells the policy what it was.
 func (c *call) answered(ctx context.Context, a *attempt, begun int) error {
-	outcome := statusOutcome(a.resp.StatusCode)
-	if !outcome.Failed() {
+	outcome := c.transport.opts.outcome(a.resp.StatusCode)
+	if outcome == mettle.Success {
 		c.mu.Lock()
 		// As in mettle.Get: of overlapping attempts the first to succeed is the result,
 		// of attempts that follow one another the last.
@@ -259,19 +292,24 @@ func (c *call) answered(ctx context.Context, a *attempt, begun int) error {
 		loser.drop()
 		return nil
 	}
+	may := c.mayResend(a.resp)
 	err := &StatusError{
 		Code:       a.resp.StatusCode,
 		host:       c.host,
+		outcome:    outcome,
 		retryAfter: retryAfter(a.resp, time.Now()),
-		permanent:  !c.idempotent || !c.replayable() || !resent(a.resp),
+		permanent:  !may || !c.replayable(),
 	}
-	if resent(a.resp) {
-		err.onceOnly = c.onceOnly(ctx, false)
+	if outcome.Failed() && resent(a.resp) {
+		err.onceOnly = c.onceOnly(ctx, may)
 	}
 	if !err.permanent && mettle.Attempt(ctx) > 0 { // there may be a backoff
-		a.readAhead(ctx)
+		a.readAhead()
 	}
 	c.mu.Lock()
+	if may {
+		c.runs--
+	}
 	before := a
 	if !c.finished {
 		before, c.held, c.lastErr = c.held, a, err
@@ -284,22 +322,20 @@ func (c *call) answered(ctx context.Context, a *attempt, begun int) error {
 // failed gives the error of an attempt the marks that policies go by.
 func (c *call) failed(ctx context.Context, a *attempt, err error) error {
 	c.checkCancel()
-	unsent, never := a.unsent(ctx, err), hopeless(c.req, a, err)
-	m := attemptError{
-		err:       err,
-		permanent: !c.replayable() || !c.idempotent && !unsent || never,
-	}
+	unsent, never := a.unprepared || a.unsent(ctx, err), hopeless(c.req, a, err)
+	may := unsent || c.mayResend(nil)
+	m := attemptError{err: err, permanent: !may || !c.replayable() || never}
 	// A base may say in its own words that its context ended, or nothing but Canceled.
 	if cause := context.Cause(ctx); cause != nil && !isCause(err, cause) {
 		m.cause = cause
 	}
 	switch {
-	case c.malformed, a.uploadFailed.Load():
+	case a.malformed, a.unprepared, a.uploadFailed.Load():
 		m.permanent = true
 		err = &ownError{m}
 	case m.permanent || m.cause != nil:
 		if !never {
-			m.onceOnly = c.onceOnly(ctx, unsent)
+			m.onceOnly = c.onceOnly(ctx, may)
 		}
 		err = &m
 	}
@@ -321,10 +357,12 @@ func (c *call) finish(err error) (*http.Response, error) {
 
 	if err == nil && won != nil {
 		held.drop()
+		c.handed = true
 		return won.hand(), nil
 	}
 	won.drop()
 	if held != nil && c.isResult(err) && !held.over() {
+		c.handed = true
 		return held.hand(), nil
 	}
 	held.drop()
@@ -359,7 +397,14 @@ func (c *call) abandon() {
 	c.mu.Unlock()
 	won.drop()
 	held.drop()
-	if !taken && c.req.Body != nil {
+	switch {
+	case c.req.Body == nil:
+	case !taken:
 		c.req.Body.Close()
+	case c.buffer != nil:
+		c.buffer.close()
+	}
+	if c.unwatch != nil && !c.handed {
+		c.unwatch()
 	}
 }

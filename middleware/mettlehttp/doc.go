@@ -17,9 +17,9 @@
 // the last attempt had no answer, when a policy refused the first, and when the caller's
 // context or the total timeout ended the call.
 //
-// While a retry backs off, the failed answer that it may end with is kept in memory, so
-// that its connection is free for others: up to 64 KiB that come within 200 ms. One that
-// is longer or slower keeps its connection until the next attempt begins.
+// While a retry backs off, the failed answer that it may end with is read into memory, up
+// to 64 KiB, so that its connection is free for others. One that is longer, or has not come
+// 200 ms after its headers when the next attempt begins, costs its connection.
 //
 // # Hosts
 //
@@ -44,7 +44,8 @@
 // HEAD, OPTIONS, TRACE, PUT or DELETE, or it has an Idempotency-Key or X-Idempotency-Key
 // header; or the error proves that nothing was sent. A body must be one that
 // [http.Request.GetBody] can make again, which [http.NewRequest] sees to for bodies in
-// memory; see [BufferBodies] for others. A request that may not be resent is
+// memory; see [BufferBodies] for others, [Resend] for other methods and statuses, and
+// [Prepare] for requests that have to be signed each time. A request that may not be resent is
 // marked [mettle.Permanent], and refused if a policy sends it again all the same. So a
 // hedge sends it once too. Where a retry had to let it be, the error says why, as in
 // "connection reset by peer; not resent: POST without Idempotency-Key".
@@ -83,5 +84,5 @@
 //
 // Redirects, cookies and credentials are those of [http.Client], for which each hop is a
 // request of its own. Request.Cancel and Client.Timeout end waits as a context does, but
-// cost a goroutine a call; a context does not.
+// cost a goroutine a call, as Request.Cancel does in net/http; a context does not.
 package mettlehttp

@@ -187,18 +187,17 @@ func TestHeldAnswerStaysReadable(t *testing.T) {
 			write func(*io.PipeWriter)
 			want  string
 			err   error
-			took  time.Duration
 		}{
-			"short":  {func(w *io.PipeWriter) { io.WriteString(w, "text"); w.Close() }, "text", nil, 0},
-			"long":   {func(w *io.PipeWriter) { io.WriteString(w, long); w.Close() }, long, nil, 0},
-			"broken": {func(w *io.PipeWriter) { io.WriteString(w, "te"); w.CloseWithError(broken) }, "te", broken, 0},
+			"short":  {func(w *io.PipeWriter) { io.WriteString(w, "text"); w.Close() }, "text", nil},
+			"long":   {func(w *io.PipeWriter) { io.WriteString(w, long); w.Close() }, long, nil},
+			"broken": {func(w *io.PipeWriter) { io.WriteString(w, "te"); w.CloseWithError(broken) }, "te", broken},
 			"slow": {func(w *io.PipeWriter) {
 				for _, s := range []string{"t", "e", "xt"} {
 					io.WriteString(w, s)
 					time.Sleep(time.Second)
 				}
 				w.Close()
-			}, "text", nil, 200 * time.Millisecond},
+			}, "text", nil},
 		} {
 			for _, read := range []bool{true, false} {
 				r, w := io.Pipe()
@@ -209,8 +208,9 @@ func TestHeldAnswerStaysReadable(t *testing.T) {
 				start := time.Now()
 				resp, err := mettlehttp.NewTransport(base, resend(1)).RoundTrip(request(t, "GET", "http://host/", nil))
 				one(t, resp, err)
-				if took := time.Since(start); took != test.took {
-					t.Errorf("%s: RoundTrip took %v, want %v", name, took, test.took)
+				// It used to be 200 ms late when slow, although no attempt followed.
+				if took := time.Since(start); took != 0 {
+					t.Errorf("%s: RoundTrip took %v longer than the headers", name, took)
 				}
 				if read {
 					if got, err := io.ReadAll(resp.Body); string(got) != test.want || err != test.err {

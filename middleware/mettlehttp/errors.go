@@ -31,7 +31,7 @@ func (e *notResentError) Outcome() mettle.Outcome { return mettle.Ignored }
 func (e *notResentError) Permanent() bool         { return true }
 
 // errReturned is what a policy gets that runs its operation when nobody waits for it.
-var errReturned error = &ownError{attemptError{err: errors.New("mettlehttp: RoundTrip has returned"), permanent: true}}
+var errReturned = own(errors.New("mettlehttp: RoundTrip has returned"))
 
 // errCanceled is the cause of a call that ended through [http.Request.Cancel].
 var errCanceled = fmt.Errorf("mettlehttp: Request.Cancel closed: %w", context.Canceled)
@@ -75,6 +75,8 @@ func (e *attemptError) Permanent() bool { return e.permanent }
 type ownError struct{ attemptError }
 
 func (e *ownError) Outcome() mettle.Outcome { return mettle.Ignored }
+
+func own(err error) error { return &ownError{attemptError{err: err, permanent: true}} }
 
 // isCause is [errors.Is], but for a cause that cannot be compared, which no error Is. A
 // cause is anybody's value, and with one whose interface holds a slice, == panics.

@@ -4,7 +4,7 @@ import (
 	"bufio"
 	"cmp"
 	"context"
-	"fmt"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -27,8 +27,9 @@ import (
 // without an answer because the policy's context has ended, the answer is 503.
 //
 // next runs at most once for a request, whatever p would have: there is one answer
-// and one body. What its ResponseWriter can do, flush, hijack and deadlines among them, it
-// can do for next, directly or through [http.ResponseController].
+// and one body. What its ResponseWriter can do, flush, hijack, push and deadlines among
+// them, it can do for next, directly or through [http.ResponseController]; what it cannot
+// do returns [http.ErrNotSupported]. Panics of next pass, [http.ErrAbortHandler] too.
 func NewHandler(next http.Handler, p mettle.Policy, opts ...Option) http.Handler {
 	if next == nil {
 		panic("mettlehttp: NewHandler: next is nil")
@@ -45,16 +46,6 @@ func NewHandler(next http.Handler, p mettle.Policy, opts ...Option) http.Handler
 	return h
 }
 
-// RefuseWith makes a handler answer refusals with status, which is 503 or 429: 429 says
-// that it is this client that asks too much, as behind a limit for each client. Any other
-// status panics.
-func RefuseWith(status int) Option {
-	if status != http.StatusServiceUnavailable && status != http.StatusTooManyRequests {
-		panic(fmt.Sprintf("mettlehttp: RefuseWith: status is %d, must be 503 or 429", status))
-	}
-	return func(o *options) { o.refuseWith = status }
-}
-
 type handler struct {
 	next   http.Handler
 	policy mettle.Policy
@@ -64,7 +55,13 @@ type handler struct {
 // ServeHTTP runs the request under the policy.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s := &serving{handler: h, w: &recorder{ResponseWriter: w}, r: r}
-	err := h.policy.Do(mettle.WithCall(r.Context()), s.run)
+	ctx := r.Context()
+	if h.opts.propagate {
+		bounded, stop := withTimeout(ctx, r.Header)
+		defer stop()
+		ctx = bounded
+	}
+	err := h.policy.Do(mettle.WithCall(ctx), s.run)
 	if s.w.status != 0 || err == nil && s.ran.Load() {
 		return
 	}
@@ -102,14 +99,19 @@ func (s *serving) run(ctx context.Context) error {
 	if s.ran.Swap(true) {
 		return &notResentError{}
 	}
+	if s.opts.propagate {
+		ctx = withAttempt(ctx, s.r.Header)
+	}
 	s.next.ServeHTTP(s.w, s.r.WithContext(ctx))
 	switch {
 	case s.r.Context().Err() != nil:
 		return context.Cause(s.r.Context()) // nobody is there to be answered
 	case s.w.status == 0 && ctx.Err() != nil:
 		return context.Cause(ctx)
-	case statusOutcome(s.w.status).Failed():
-		return &StatusError{Code: s.w.status, host: "handler", retryAfter: -1, permanent: true}
+	}
+	s.w.answered() // by net/http, where next has not
+	if outcome := s.opts.outcome(s.w.status); outcome != mettle.Success {
+		return &StatusError{Code: s.w.status, host: "handler", outcome: outcome, retryAfter: -1, permanent: true}
 	}
 	return nil
 }
@@ -136,10 +138,13 @@ func (w *recorder) Write(p []byte) (int, error) {
 	return w.ResponseWriter.Write(p)
 }
 
-// ReadFrom keeps the fast path from a file to a socket.
+// ReadFrom keeps the fast path from a file to a socket. Nothing read is no answer yet.
 func (w *recorder) ReadFrom(r io.Reader) (int64, error) {
-	w.answered()
-	return io.Copy(w.ResponseWriter, r)
+	n, err := io.Copy(w.ResponseWriter, r)
+	if n > 0 {
+		w.answered()
+	}
+	return n, err
 }
 
 // Flush is for handlers that ask for an [http.Flusher] themselves.
@@ -147,8 +152,26 @@ func (w *recorder) Flush() { w.FlushError() }
 
 // FlushError is what http.ResponseController asks for first.
 func (w *recorder) FlushError() error {
-	w.answered()
-	return http.NewResponseController(w.ResponseWriter).Flush()
+	err := http.NewResponseController(w.ResponseWriter).Flush()
+	if !errors.Is(err, http.ErrNotSupported) {
+		w.answered()
+	}
+	return err
+}
+
+// Push is for handlers that ask for an [http.Pusher], which http.ResponseController does
+// not know.
+func (w *recorder) Push(target string, opts *http.PushOptions) error {
+	for under := w.ResponseWriter; ; {
+		switch x := under.(type) {
+		case http.Pusher:
+			return x.Push(target, opts)
+		case interface{ Unwrap() http.ResponseWriter }:
+			under = x.Unwrap()
+		default:
+			return http.ErrNotSupported
+		}
+	}
 }
 
 // Hijack gives the connection away, which is an answer.

@@ -12,7 +12,7 @@ import (
 )
 
 // StatusError is what a policy is told when a server answered with a status that counts
-// as a failure: 408, 425, 429 and 5xx but 501 and 505. It is for classifiers, hooks and
+// as a failure, by default 408, 425, 429 and 5xx but 501 and 505. It is for classifiers, hooks and
 // conditions such as retry's RetryIf; the caller of [Transport.RoundTrip] gets the
 // response itself.
 //
@@ -22,6 +22,7 @@ type StatusError struct {
 	Code int
 
 	host       string
+	outcome    mettle.Outcome
 	retryAfter time.Duration // negative: none
 	permanent  bool
 	onceOnly   string // why a retry was not tried where another request's would be; empty: nothing to say
@@ -38,8 +39,8 @@ func (e *StatusError) Error() string {
 }
 
 // Outcome returns the class of the status: Overload for 429 and 503, Timeout for 408 and
-// 504, else Failure.
-func (e *StatusError) Outcome() mettle.Outcome { return statusOutcome(e.Code) }
+// 504, else Failure; or what [Classify] made of it.
+func (e *StatusError) Outcome() mettle.Outcome { return e.outcome }
 
 // RetryAfter returns how long the server asked to wait, negative when it did not.
 func (e *StatusError) RetryAfter() time.Duration { return e.retryAfter }

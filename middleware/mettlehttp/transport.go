@@ -5,11 +5,11 @@ package mettlehttp
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"net"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/mettle-go/mettle"
@@ -21,7 +21,11 @@ type Transport struct {
 	base   http.RoundTripper
 	policy mettle.Policy
 	opts   options
+	last   atomic.Pointer[hostName] // of the host asked last, often the only one
 }
+
+// hostName is the key of a host as it is written in URLs.
+type hostName struct{ scheme, host, key string }
 
 // NewTransport returns a transport that sends requests through base and runs each
 // one under p. A nil base is [http.DefaultTransport]. A nil p is the standard
@@ -46,59 +50,6 @@ func NewTransport(base http.RoundTripper, p mettle.Policy, opts ...Option) *Tran
 	return t
 }
 
-// Option changes what a [Transport] ([BufferBodies]) or a handler ([RefuseWith]) does
-// beside its policy, or the name of the policy that both have by default ([Named]). A
-// Transport has no use for an option of handlers and ignores it, and the other way round.
-type Option func(*options)
-
-type options struct {
-	bufferMax  int64  // of a Transport; zero: no buffering
-	refuseWith int    // of a handler: the status
-	name       string // of the default policy; empty: the default
-}
-
-// check panics when p, the caller's own policy, is none, or has a name to be given.
-func (o *options) check(who string, p mettle.Policy) {
-	mettle.Compose(p) // panics when p holds nil
-	if o.name != "" {
-		panic(fmt.Sprintf("mettlehttp: %s: Named(%q) beside a policy of the caller's, whose Config has the name", who, o.name))
-	}
-}
-
-// Named sets the name of the policy that [NewTransport] and [NewHandler] make when they
-// are given none. Two that are watched side by side need different names, or their
-// metrics would be the same series. The policies of the standard pipeline are called, as
-// their label and in their errors:
-//
-//	name            the retry
-//	name + " total" and name + " attempt"    the timeouts
-//	name + " host"  the breakers and bulkheads, followed by the host in brackets in errors
-//
-// The default is "http"; for the one bulkhead of a handler it is "http server". Named
-// panics when name is empty, and NewTransport and NewHandler do when it comes with a
-// policy of the caller's.
-func Named(name string) Option {
-	if name == "" {
-		panic("mettlehttp: Named: name is empty")
-	}
-	return func(o *options) { o.name = name }
-}
-
-// BufferBodies lets requests be resent whose body cannot be made again because
-// [http.Request.GetBody] is nil: a body of known length up to limit bytes is read into
-// memory before the first attempt, if the request is otherwise one that may be
-// resent. A body that is longer, or whose ContentLength is unknown, goes out once, as it
-// does without this option: set [http.Request.ContentLength] for a reader that
-// [http.NewRequest] does not know. A body that is not as long as its ContentLength says
-// fails the request. Zero buffers nothing; BufferBodies panics when limit
-// is negative.
-func BufferBodies(limit int64) Option {
-	if limit < 0 {
-		panic(fmt.Sprintf("mettlehttp: BufferBodies: limit is %d, must be 0 or more bytes", limit))
-	}
-	return func(o *options) { o.bufferMax = limit }
-}
-
 // RoundTrip sends req under the policy and keeps the contract of
 // [http.RoundTripper]: req is not changed, its body is closed, and exactly one of
 // response and error is returned.
@@ -106,19 +57,13 @@ func BufferBodies(limit int64) Option {
 // When the policy gives up and its last attempt was answered with a status that counts
 // as failed, that answer is the result: a response with its body unread, and no error.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	c := &call{transport: t, req: req, host: hostKey(req.URL), malformed: malformed(req)}
-	ctx := req.Context()
+	c := &call{transport: t, req: req, host: t.hostKey(req.URL), malformed: malformed(req), parent: req.Context()}
 	if req.Cancel != nil {
-		var stop func()
-		ctx, stop = c.watchCancel(ctx)
-		defer stop()
+		c.watchCancel()
 	}
-	c.Context = mettle.WithCall(ctx)
+	c.Context = mettle.WithCall(c.parent)
+	c.prepare()
 	defer c.abandon()
-
-	if err := c.prepareBody(); err != nil {
-		return nil, err
-	}
 	return c.finish(t.policy.Do(c, c.attempt))
 }
 
@@ -150,12 +95,21 @@ func Host(ctx context.Context) string {
 	return ""
 }
 
-// hostKey is scheme, host and port, and nothing else: user and path stay out of it,
-// because it is used in texts and labels.
-func hostKey(u *url.URL) string {
+func (t *Transport) hostKey(u *url.URL) string {
 	if u == nil {
 		return ""
 	}
+	if h := t.last.Load(); h != nil && h.host == u.Host && h.scheme == u.Scheme {
+		return h.key
+	}
+	h := &hostName{u.Scheme, u.Host, hostKey(u)}
+	t.last.Store(h)
+	return h.key
+}
+
+// hostKey is scheme, host and port, and nothing else: user and path stay out of it,
+// because it is used in texts and labels.
+func hostKey(u *url.URL) string {
 	scheme, host, port := strings.ToLower(u.Scheme), strings.ToLower(u.Hostname()), u.Port()
 	if port == "" {
 		switch scheme {
@@ -170,11 +124,14 @@ func hostKey(u *url.URL) string {
 	return scheme + "://" + net.JoinHostPort(host, port)
 }
 
-// watchCancel makes the deprecated Request.Cancel end a context, because waits of a
-// policy know nothing else. [http.Client] sets the field whenever its Timeout does and
-// the transport is not one of net/http's own. The goroutine ends with stop.
-func (c *call) watchCancel(parent context.Context) (ctx context.Context, stop func()) {
+// watchCancel makes the deprecated Request.Cancel end the context of the call, because
+// waits of a policy know nothing else. [http.Client] sets the field whenever its Timeout
+// does and the transport is not one of net/http's own. The goroutine ends with unwatch; it
+// stands in for the one that net/http would have, which does not see the field.
+func (c *call) watchCancel() {
+	parent := c.parent
 	ctx, cancel := context.WithCancelCause(parent)
+	c.parent = ctx
 	c.canceled = func() {
 		// A Client's Timeout closes Cancel when the deadline of the context has come as
 		// well. The deadline says more than a cancellation, and is about to be seen.
@@ -185,7 +142,8 @@ func (c *call) watchCancel(parent context.Context) (ctx context.Context, stop fu
 		cancel(errCanceled)
 	}
 	if c.checkCancel() {
-		return ctx, func() { cancel(nil) }
+		c.unwatch = func() { cancel(nil) }
+		return
 	}
 	done := make(chan struct{})
 	go func() {
@@ -196,7 +154,7 @@ func (c *call) watchCancel(parent context.Context) (ctx context.Context, stop fu
 		case <-ctx.Done():
 		}
 	}()
-	return ctx, func() { cancel(nil); <-done }
+	c.unwatch = func() { cancel(nil); <-done }
 }
 
 // checkCancel ends the call when Request.Cancel is closed, and reports whether it is. A
