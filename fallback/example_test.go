@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"os"
 	"time"
 
 	"github.com/mettle-go/mettle"
@@ -91,6 +93,24 @@ func ExampleError() {
 	// Output:
 	// true true true
 	// fallback: queue: payments unavailable; the fallback failed: disk full
+}
+
+func ExampleError_LogValue() {
+	log := slog.New(slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{
+		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey {
+				return slog.Attr{}
+			}
+			return a
+		},
+	}))
+	p := fallback.New(fallback.Config{
+		Name: "queue",
+		Run:  func(context.Context, error) error { return errors.New("disk full") },
+	})
+	err := p.Do(context.Background(), func(context.Context) error { return errUnavailable })
+	log.Error("order lost", "err", err)
+	// Output: level=ERROR msg="order lost" err.policy=queue err.err="payments unavailable" err.fallback="disk full"
 }
 
 func ExampleFallback_Observe() {

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"reflect"
 	"sync/atomic"
 
@@ -198,6 +199,15 @@ func (e *Error) Error() string {
 
 // Unwrap returns both errors, the operation's first.
 func (e *Error) Unwrap() []error { return []error{e.Err, e.Fallback} }
+
+// LogValue returns the name, where there is one, and both errors as a group.
+func (e *Error) LogValue() slog.Value {
+	attrs := make([]slog.Attr, 0, 3)
+	if e.Name != "" {
+		attrs = append(attrs, slog.String("policy", e.Name))
+	}
+	return slog.GroupValue(append(attrs, slog.Any("err", e.Err), slog.Any("fallback", e.Fallback))...)
+}
 
 // Outcome returns that of the operation's error, by [mettle.Classify]: how the
 // fallback failed says nothing about the dependency. Without an Err, as in the zero

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"slices"
 	"strings"
@@ -191,6 +192,29 @@ func TestOutcomeIsThatOfTheTimeBeforeRun(t *testing.T) {
 		}
 		if got := mettle.Classify(ctx, err); got != mettle.Failure {
 			t.Errorf("%s: %v is %v, want failure", name, err, got)
+		}
+	}
+}
+
+// Spec: O4 (part)
+func TestErrorIsLoggedByField(t *testing.T) {
+	for name, want := range map[string]string{
+		"queue": `level=ERROR msg=lost err.policy=queue err.err=down err.fallback="queue full"`,
+		"":      `level=ERROR msg=lost err.err=down err.fallback="queue full"`,
+	} {
+		var line strings.Builder
+		log := slog.New(slog.NewTextHandler(&line, &slog.HandlerOptions{
+			ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+				if a.Key == slog.TimeKey {
+					return slog.Attr{}
+				}
+				return a
+			},
+		}))
+		f := fallback.New(fallback.Config{Name: name, Run: cannotSave})
+		log.Error("lost", "err", f.Do(t.Context(), fails))
+		if got := strings.TrimSpace(line.String()); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"reflect"
+	"strconv"
 	"strings"
 	"time"
 
@@ -50,6 +51,8 @@ type Error struct {
 	// refusal that followed on the failure. It wraps the error of the last attempt,
 	// and of the last one in which the operation ran, where they are not Last.
 	Reason error
+
+	timeline *timeline // nil where there was one attempt only, and in a literal of the user's
 }
 
 // Error returns a text with all four fields, such as
@@ -82,14 +85,72 @@ func (e *Error) Outcome() mettle.Outcome {
 	return mettle.Classify(context.Background(), e.Last)
 }
 
-// LogValue returns the four fields as a group.
+// LogValue returns the four fields as a group, and after a resend what led there, as the
+// group timeline. In that, the group of an attempt has its number for a name and tells
+// when the attempt ended, counted from the start of the call (at), what it was for the
+// dependency (outcome) and how long a wait was to follow (wait). Of a call with many
+// attempts these are the first and last four, and left_out is the number of the others.
+//
+// Only Last and Reason have words of the user's errors.
 func (e *Error) LogValue() slog.Value {
-	return slog.GroupValue(
+	attrs := []slog.Attr{
 		slog.Int("attempts", e.Attempts),
 		slog.Duration("elapsed", e.Elapsed),
 		slog.Any("last", e.Last),
 		slog.Any("reason", e.Reason),
-	)
+	}
+	if e.timeline != nil {
+		attrs = append(attrs, slog.Attr{Key: "timeline", Value: e.timeline.value()})
+	}
+	return slog.GroupValue(attrs...)
+}
+
+// timeline is what came of the first attempts of a call and of the last ones, so that it
+// stays small however many there are.
+type timeline struct {
+	n     int // attempts in all
+	steps [earliest + latest]step
+}
+
+const earliest, latest = 4, 4
+
+type step struct {
+	at, wait time.Duration
+	outcome  mettle.Outcome
+}
+
+// step returns the place of attempt n, counted from 1, which may be another's by now.
+func (t *timeline) step(n int) *step {
+	if n <= earliest {
+		return &t.steps[n-1]
+	}
+	return &t.steps[earliest+(n-1-earliest)%latest]
+}
+
+// note adds attempt n, which follows on the one noted last or is that.
+func (t *timeline) note(n int, s step) {
+	if n > t.n {
+		t.n = n
+		*t.step(n) = s
+	}
+}
+
+func (t *timeline) value() slog.Value {
+	attrs := make([]slog.Attr, 0, len(t.steps)+1)
+	leftOut := max(0, t.n-len(t.steps))
+	for n := 1; n <= t.n; n++ {
+		if n == earliest+1 && leftOut > 0 {
+			attrs = append(attrs, slog.Int("left_out", leftOut))
+			n += leftOut
+		}
+		s := t.step(n)
+		attempt := []slog.Attr{slog.Duration("at", s.at), slog.String("outcome", s.outcome.String())}
+		if n < t.n || s.wait > 0 {
+			attempt = append(attempt, slog.Duration("wait", s.wait))
+		}
+		attrs = append(attrs, slog.Attr{Key: strconv.Itoa(n), Value: slog.GroupValue(attempt...)})
+	}
+	return slog.GroupValue(attrs...)
 }
 
 // is is errors.Is for a target of somebody else's, who has not asked for it to be

@@ -125,16 +125,16 @@ func ExampleError() {
 func ExampleError_LogValue() {
 	log := slog.New(slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{
 		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
-			if a.Key == "elapsed" || a.Key == slog.TimeKey {
+			if a.Key == "elapsed" || a.Key == "at" || a.Key == slog.TimeKey {
 				return slog.Attr{}
 			}
 			return a
 		},
 	}))
-	r := retry.New(retry.Config{MaxAttempts: 1})
-	log.Error("no payment", "err", r.Do(context.Background(), flaky(1)))
+	r := retry.New(retry.Config{MaxAttempts: 2, Backoff: retry.Constant(time.Millisecond)})
+	log.Error("no payment", "err", r.Do(context.Background(), flaky(2)))
 	// Output:
-	// level=ERROR msg="no payment" err.attempts=1 err.last="attempt 1: connection refused" err.reason="retry: attempts exhausted"
+	// level=ERROR msg="no payment" err.attempts=2 err.last="attempt 2: connection refused" err.reason="retry: attempts exhausted" err.timeline.1.outcome=failure err.timeline.1.wait=1ms err.timeline.2.outcome=failure
 }
 
 func ExampleNewBudget() {

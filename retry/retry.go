@@ -272,16 +272,17 @@ func (r *Retrier) run(ctx context.Context, next mettle.Policy, op func(context.C
 
 // call is one call of Do on its way through the attempts.
 type call struct {
-	r       *Retrier
-	ctx     context.Context // the caller's
-	start   int64           // reading of the clock; all calls pay for it, or Elapsed would miss the first attempt
-	n       int             // the attempt that runs or ran last, from 1
-	prev    time.Duration   // what the backoff said last
-	failure error           // the last failure of the dependency, nil while there is none
-	own     error           // the last error of op, nil where that is the error of attempt n
-	ran     *atomic.Bool    // whether op ran in attempt n; nil: it is taken to have
-	charged mettle.Outcome  // what the budget was charged for a resend that may not be sent yet; Ignored: nothing
-	paid    mettle.Outcome  // the same for the attempt that has just ended
+	r        *Retrier
+	ctx      context.Context // the caller's
+	start    int64           // reading of the clock; all calls pay for it, or Elapsed would miss the first attempt
+	n        int             // the attempt that runs or ran last, from 1
+	prev     time.Duration   // what the backoff said last
+	failure  error           // the last failure of the dependency, nil while there is none
+	own      error           // the last error of op, nil where that is the error of attempt n
+	timeline *timeline       // nil before the first resend, which most calls do without
+	ran      *atomic.Bool    // whether op ran in attempt n; nil: it is taken to have
+	charged  mettle.Outcome  // what the budget was charged for a resend that may not be sent yet; Ignored: nothing
+	paid     mettle.Outcome  // the same for the attempt that has just ended
 }
 
 // attempt runs op once and counts what came of it.
@@ -340,6 +341,10 @@ func (c *call) after(attempt context.Context, err error) (end error) {
 	if end != nil {
 		return end
 	}
+	if c.timeline == nil {
+		c.timeline = new(timeline)
+	}
+	c.timeline.note(c.n, step{c.elapsed(), delay, outcome})
 	if cause := c.wait(attempt, delay, err); cause != nil {
 		return c.stop(stopContext, cause, err, outcome)
 	}
@@ -475,7 +480,11 @@ func (c *call) stop(kind stopKind, reason, err error, outcome mettle.Outcome) er
 	if hides && (reason == nil || !is(last, err)) {
 		reason = because(reason, err)
 	}
-	return &Error{Attempts: c.n, Elapsed: c.elapsed(), Last: last, Reason: reason}
+	e := &Error{Attempts: c.n, Elapsed: c.elapsed(), Last: last, Reason: reason, timeline: c.timeline}
+	if c.timeline != nil {
+		c.timeline.note(c.n, step{at: e.Elapsed, outcome: outcome})
+	}
+	return e
 }
 
 // because returns an error that is reason, which may be nil, and err.
