@@ -31,6 +31,10 @@ type adaptive struct {
 	live   *quantile.Live
 
 	current atomic.Pointer[learnt] // nil: After
+
+	// How many calls were cut off since the last that explored and took longer than
+	// the others may, and since when. That one stands for them.
+	cut, since atomic.Int64
 	// When a call that might have taken until After last failed, with no success since.
 	// 0: there was a success. Then the dependency does not answer at all, and that
 	// nothing is known of the last minute is no reason to wait for longer.
@@ -45,10 +49,10 @@ type learnt struct {
 
 // trial is one call as a sample of how long the dependency takes.
 type trial struct {
-	ctx    context.Context // the caller's
-	began  time.Duration
-	usual  time.Duration // what calls may take now, but for those that explore
-	weight int           // explore, if this call may take longer
+	ctx      context.Context // the caller's
+	began    time.Duration
+	usual    time.Duration // what calls may take now, but for those that explore
+	explores bool          // this one may take longer
 }
 
 func newAdaptive(c Config, clock clock.Clock) *adaptive {
@@ -68,10 +72,9 @@ func (a *adaptive) begin(t *Timeout, k *trial, now time.Duration, ctx context.Co
 	l := a.usual(t, now)
 	k.usual = l.after
 	if l != &t.fixed && rand.Uint32()%explore == 0 {
-		k.weight = explore
+		k.explores = true
 		return &t.fixed
 	}
-	k.weight = 1
 	return l
 }
 
@@ -102,20 +105,28 @@ func (a *adaptive) usual(t *Timeout, now time.Duration) *limit {
 // end learns from a call that has returned err.
 func (a *adaptive) end(k *trial, now time.Duration, err error) {
 	took := now - k.began
-	exceptional := took >= k.usual && k.weight > 1
+	long := took >= k.usual
 	if err != nil && mettle.Classify(k.ctx, err) != mettle.Success {
-		if exceptional {
+		switch {
+		case !long:
+		case k.explores: // and those before it would not have succeeded either
+			a.cut.Store(0)
 			a.lost.Store(int64(now))
+		case a.cut.Add(1) == 1:
+			a.since.Store(int64(now))
 		}
 		return
 	}
 	if a.lost.Load() != 0 {
 		a.lost.Store(0)
 	}
-	a.sketch.Add(now, took)
-	if exceptional {
-		for range explore - 1 {
-			a.sketch.Add(now, took)
+	n := 1.0
+	if long && k.explores {
+		cut := float64(a.cut.Swap(0))
+		if age := now - time.Duration(a.since.Load()); age > learning {
+			cut *= float64(learning) / float64(age) // as many as a minute has had
 		}
+		n += cut
 	}
+	a.sketch.AddN(now, took, uint32(min(n, 1<<24)))
 }

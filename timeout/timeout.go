@@ -43,8 +43,9 @@ type Config struct {
 	// 0.99 or 0.999, but not less than Floor nor more than After. Zero means none, and
 	// After always applies. It must be below 1; negative and NaN are refused.
 	//
-	// While less than a minute has brought 100 successes, and 1/(1-Quantile) of them if
-	// that is more, After applies: to make use of 0.999 it takes 34 calls a second.
+	// After applies unless the last half minute to a minute has brought 100 successes, or
+	// 1/(1-Quantile) of them if that is more: to make use of 0.999 it takes 34 calls a
+	// second.
 	//
 	// While the dependency behaves as it has in that time, the share of calls that fail of
 	// this, and would have succeeded within After, is on average at most twice
@@ -100,12 +101,14 @@ func (c Config) longest() time.Duration {
 //
 // A call that is cut off does not tell how long it would have taken, and an estimate
 // from the others alone would sink from one minute to the next. Therefore one call in
-// 32, chosen at random, may take until After, and counts for all 32 when it takes longer
-// than the others may. So the estimate stays unbiased. When a dependency slows down so
-// much that all others fail, the first such success raises the timeout for all, within
-// a second of it: on average after 32 calls, whatever the factor, if After allows for
-// it. Only successes count, so that neither errors which come at once nor a
-// dependency that does not answer at all change what is known about it.
+// 32, chosen at random, may take until After. When it takes longer than the others may
+// and succeeds, it counts for itself and for all that were cut off since the last one of
+// its kind. So the estimate stays unbiased, and is drawn up by a dependency that slows
+// down: as soon as 1-q of the calls of the last minute exceeded the timeout, and one of
+// them explored, which takes 32 of them on average, the timeout rises for all, within a
+// second of its success, whatever the factor, if After allows for it. Only successes count, so that neither errors
+// which come at once nor a dependency that does not answer at all change what is known
+// about it; in such an outage calls fail as quickly as before, but for one in 32.
 type Timeout struct {
 	name     string
 	clock    clock.Clock

@@ -42,8 +42,12 @@ type generations struct {
 type counts [buckets]atomic.Uint32
 
 // countMax is where a count stays, so that the sum of two is a uint32. It leaves room
-// for goroutines between the look at the count and its increment: 16 million.
-const countMax = math.MaxInt32 - 1<<24
+// for 64 goroutines that add the most at once between the look at the count and its
+// increment, and for a billion that add one.
+const (
+	countMax = math.MaxInt32 - 64*atOnce
+	atOnce   = 1 << 24
+)
 
 // New returns an empty Sketch of the given window, of which less than 2 ns counts as
 // 2 ns.
@@ -75,13 +79,16 @@ func upper(i int) time.Duration {
 // held up after reading the clock, counts in the present half.
 //
 // Add allocates twice in each half of the window and not otherwise.
-func (s *Sketch) Add(now, d time.Duration) {
+func (s *Sketch) Add(now, d time.Duration) { s.AddN(now, d, 1) }
+
+// AddN is Add n times. No more than 16 million are counted at once.
+func (s *Sketch) AddN(now, d time.Duration, n uint32) {
 	g := s.recent.Load()
 	if g == nil || now-g.start >= s.half {
 		g = s.advance(now)
 	}
 	if c := &g.present[bucket(d)]; c.Load() < countMax {
-		c.Add(1)
+		c.Add(min(n, atOnce))
 	}
 }
 

@@ -223,8 +223,28 @@ func TestCountsSaturate(t *testing.T) {
 	if got := c.Load(); got != countMax {
 		t.Errorf("the count is %d, want %d", got, countMax)
 	}
+	s.AddN(0, time.Second, math.MaxUint32)
 	if d, n := s.Quantile(0, 1); n != countMax || d < time.Second {
 		t.Errorf("Quantile = %v of %d", d, n)
+	}
+}
+
+func TestAddN(t *testing.T) {
+	s := New(time.Minute)
+	s.AddN(0, time.Millisecond, 0)
+	s.AddN(0, time.Millisecond, 98)
+	s.AddN(0, time.Second, 2)
+	if d, n := s.Quantile(0, 0.98); n != 100 || d > 2*time.Millisecond {
+		t.Errorf("Quantile(0.98) = %v of %d", d, n)
+	}
+	if d, _ := s.Quantile(0, 0.99); d < time.Second {
+		t.Errorf("Quantile(0.99) = %v", d)
+	}
+	for range 300 {
+		s.AddN(0, time.Second, math.MaxUint32)
+	}
+	if d, n := s.Quantile(0, 0.5); n > math.MaxInt32+98 || d < time.Second {
+		t.Errorf("the count has begun anew: %d, %v", n, d)
 	}
 }
 
