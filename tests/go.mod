@@ -3,9 +3,11 @@ module github.com/mettle-go/mettle/tests
 go 1.26.0
 
 require (
+	github.com/anishathalye/porcupine v1.3.1
 	github.com/mettle-go/mettle v0.1.0
 	github.com/mettle-go/mettle/middleware/mettlegrpc v0.1.0
 	github.com/stretchr/testify v1.12.1
+	go.uber.org/goleak v1.3.0
 	google.golang.org/grpc v1.85.0
 	pgregory.net/rapid v1.3.0
 )
