@@ -1,8 +1,8 @@
 // Package mettle keeps calls to things that can fail under control.
 //
 // A [Policy] runs an operation under a rule. The policies are in packages of their
-// own, one noun each: breaker, retry, bulkhead, timeout, fallback. [Compose] makes
-// one policy of several:
+// own, one noun each: breaker, retry, hedge, bulkhead, timeout, fallback. [Compose]
+// makes one policy of several:
 //
 //	p := mettle.Compose(
 //		timeout.New(timeout.Config{After: 2 * time.Second}),
@@ -40,7 +40,8 @@
 //
 // # Hedges
 //
-// A hedge sends a second call before the first has ended, and takes the answer that
-// comes first. No such policy ships yet; [Policy] and [Trace] mention it because their
-// contracts leave room for one.
+// A hedge runs an operation a second time before the first run has ended, and takes the
+// answer that comes first. It is the one policy of ours under which runs of an operation
+// overlap: what they share has to be safe for that. [Get] returns the value of one of
+// them.
 package mettle

@@ -158,28 +158,3 @@ func (t *timeline) value() slog.Value {
 func is(err, target error) bool {
 	return reflect.ValueOf(target).Comparable() && errors.Is(err, target)
 }
-
-// permanent reports whether an error in err's tree has a method Permanent() bool
-// that returns true. Not errors.As, which would stop at the first that has the
-// method, whatever that one says.
-func permanent(err error) bool {
-	for err != nil {
-		if p, ok := err.(interface{ Permanent() bool }); ok && p.Permanent() {
-			return true
-		}
-		switch e := err.(type) {
-		case interface{ Unwrap() error }:
-			err = e.Unwrap()
-		case interface{ Unwrap() []error }:
-			for _, branch := range e.Unwrap() {
-				if permanent(branch) {
-					return true
-				}
-			}
-			return false
-		default:
-			return false
-		}
-	}
-	return false
-}

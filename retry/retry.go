@@ -45,6 +45,7 @@ import (
 
 	"github.com/mettle-go/mettle"
 	"github.com/mettle-go/mettle/internal/clock"
+	"github.com/mettle-go/mettle/internal/mark"
 )
 
 // Config says when a [Retrier] resends. The zero Config is valid and recommended.
@@ -356,7 +357,7 @@ func (c *call) after(attempt context.Context, err error) (end error) {
 // been charged, or the end of the call with the error end.
 func (c *call) judge(err error, outcome mettle.Outcome) (delay time.Duration, end error) {
 	r := c.r
-	if permanent(err) || !r.retryable(outcome, err) {
+	if mark.Permanent(err) || !r.retryable(outcome, err) {
 		return 0, c.giveBack(err, outcome)
 	}
 	if c.ctx.Err() != nil {
