@@ -158,3 +158,30 @@ func (t *timeline) value() slog.Value {
 func is(err, target error) bool {
 	return reflect.ValueOf(target).Comparable() && errors.Is(err, target)
 }
+
+// exact reports whether delay, the longest suggestion in err's tree, is that of an error
+// which wants it kept to the letter: it has a method RetryExactly() bool that returns true.
+func exact(err error, delay time.Duration) bool {
+	for err != nil {
+		if e, ok := err.(interface {
+			RetryAfter() time.Duration
+			RetryExactly() bool
+		}); ok && e.RetryExactly() && e.RetryAfter() == delay {
+			return true
+		}
+		switch e := err.(type) {
+		case interface{ Unwrap() error }:
+			err = e.Unwrap()
+		case interface{ Unwrap() []error }:
+			for _, branch := range e.Unwrap() {
+				if exact(branch, delay) {
+					return true
+				}
+			}
+			return false
+		default:
+			return false
+		}
+	}
+	return false
+}

@@ -31,7 +31,9 @@
 // The wait is what the Backoff says, or longer when the failure suggests it with a
 // method RetryAfter() time.Duration (see [mettle.RetryAfter]). A suggestion is a
 // floor, and up to a tenth of it is added at random, because those who were told
-// the same time would all come at once.
+// the same time would all come at once. A failure that has a method RetryExactly() bool
+// as well, which returns true, sets the wait: that long and neither shorter nor longer,
+// whatever the Backoff says. So it is with the pushback of a gRPC server (gRFC A6).
 package retry
 
 import (
@@ -412,6 +414,9 @@ func (c *call) delay(err error) (time.Duration, bool) {
 	}
 	if floor > c.r.maxRetryAfter {
 		return 0, false
+	}
+	if exact(err, floor) {
+		return floor, true
 	}
 	spread := min(floor/10, math.MaxInt64-floor)
 	return max(c.prev, between(c.r.below, floor, floor+spread)), true

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -549,6 +550,51 @@ type early struct{ context.Context }
 
 func (early) Err() error            { return nil }
 func (early) Done() <-chan struct{} { return nil }
+
+// pushback is a suggestion that is to be kept to the letter, or says that it is not.
+type pushback struct {
+	suggestion
+	exactly bool
+}
+
+func (p pushback) RetryExactly() bool { return p.exactly }
+
+// Spec: R13, G3
+func TestExactWait(t *testing.T) {
+	const s = time.Second
+	for _, tt := range []struct {
+		name    string
+		err     error
+		backoff time.Duration
+		want    time.Duration // zero: no matter
+		stop    error
+	}{
+		{"below the backoff", pushback{suggestion(s), true}, 10 * s, s, nil},
+		{"above the backoff", pushback{suggestion(10 * s), true}, s, 10 * s, nil},
+		{"at once", pushback{suggestion(0), true}, 10 * s, 0, nil},
+		{"wrapped", fmt.Errorf("%w", errors.Join(io.EOF, pushback{suggestion(s), true})), 10 * s, s, nil},
+		{"not exactly", pushback{suggestion(s), false}, 10 * s, 10 * s, nil},
+		{"beside a longer one that is a floor", errors.Join(pushback{suggestion(s), true}, suggestion(2*s)), 10 * s, 10 * s, nil},
+		{"beside a shorter one", errors.Join(suggestion(s), pushback{suggestion(2 * s), true}), 10 * s, 2 * s, nil},
+		{"negative, which is none", pushback{suggestion(-1), true}, 10 * s, 10 * s, nil},
+		{"above the cap", pushback{suggestion(31 * s), true}, s, 0, retry.ErrRetryAfter},
+	} {
+		bubble(t, tt.name, func(t *testing.T) {
+			r := retry.New(retry.Config{Backoff: retry.Constant(tt.backoff), Budget: retry.NoBudget})
+			for range 20 {
+				op := fails(tt.err, nil)
+				err := r.Do(bg, op.op)
+				if tt.stop != nil {
+					wantStop(t, err, 1, 0, tt.err, tt.stop)
+				} else if err != nil {
+					t.Fatal(err)
+				} else if got := op.waits()[0]; got != tt.want {
+					t.Errorf("waited %v, want %v", got, tt.want)
+				}
+			}
+		})
+	}
+}
 
 // Spec: R13
 func TestSuggestedWait(t *testing.T) {

@@ -84,6 +84,7 @@ type sample struct {
 	grace  time.Duration
 	due    int64
 
+	ctx  *lazyCtx      // while it is watched. Under samples.mu.
 	over time.Duration // 0: still running. Under samples.mu.
 }
 
@@ -105,6 +106,7 @@ func (s *samples) take(k *call, now int64) *sample {
 
 // keep puts x first and forgets the oldest. s.mu is held.
 func (s *samples) keep(x *sample) {
+	x.ctx = nil
 	if len(s.kept) < maxSamples {
 		s.kept = append(s.kept, nil)
 	}
@@ -126,6 +128,7 @@ func (s *samples) watch(k *call, now int64) {
 		}
 		s.keep(w)
 	}
+	x.ctx = k.c
 	s.watched, k.sample = x, x
 }
 
@@ -153,11 +156,11 @@ func (s *samples) returned(k *call, over time.Duration, now int64) {
 	}
 }
 
-// dismiss forgets a call that was watched and has ended.
-func (s *samples) dismiss(x *sample) {
+// dismiss forgets the call of c, if it was watched, that has ended.
+func (s *samples) dismiss(c *lazyCtx) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.watched == x {
+	if s.watched != nil && s.watched.ctx == c {
 		s.watched = nil
 	}
 }

@@ -17,7 +17,7 @@ import (
 // All methods may be called from many goroutines at once, also after Do returned.
 type lazyCtx struct {
 	parent   context.Context
-	cause    *Error
+	limit    *limit
 	deadline time.Time // after that of parent, if parent has one
 
 	end atomic.Pointer[end] // nil until somebody asks or Do returns; set once
@@ -25,9 +25,13 @@ type lazyCtx struct {
 	// Set by who may write own: the first who asks. One who asks at the same time
 	// makes an end elsewhere, so that nobody waits for the other.
 	claimed atomic.Bool
+	stopped atomic.Bool // by Stop
 
 	flight int64 // for flights
 }
+
+// lazyKey is what Stop asks a context for, to find the lazyCtx it descends from.
+type lazyKey struct{}
 
 // end is what knows how a lazyCtx ends.
 type end struct {
@@ -92,6 +96,9 @@ func (c *lazyCtx) Value(key any) any {
 	if key == cancelKey || cancelKey == nil {
 		return c.ask().ctx.Value(key)
 	}
+	if key == (lazyKey{}) {
+		return c
+	}
 	return c.parent.Value(key)
 }
 
@@ -114,7 +121,7 @@ func (c *lazyCtx) ask() *end {
 	if parent.Err() == context.DeadlineExceeded && c.outlived() && time.Since(c.deadline) >= 0 {
 		parent = context.WithoutCancel(parent) // ours came first
 	}
-	ctx, cancel := context.WithDeadlineCause(parent, c.deadline, c.cause)
+	ctx, cancel := context.WithDeadlineCause(parent, c.deadline, c.limit.cause)
 	e := &c.own
 	if !c.claimed.CompareAndSwap(false, true) {
 		e = new(end)
@@ -139,7 +146,7 @@ func (c *lazyCtx) owned() bool {
 	case nil:
 		return true
 	case context.DeadlineExceeded:
-		return c.outlived() || context.Cause(c) == error(c.cause)
+		return c.outlived() || context.Cause(c) == error(c.limit.cause)
 	default:
 		return false
 	}

@@ -42,7 +42,7 @@ var kinds = []kind{
 
 // newLazy makes and ends a lazyCtx as run does.
 func newLazy(parent context.Context, p *Timeout) (context.Context, context.CancelFunc) {
-	c := &lazyCtx{parent: parent, cause: p.fixed.cause, deadline: time.Now().Add(p.fixed.after)}
+	c := &lazyCtx{parent: parent, limit: &p.fixed, deadline: time.Now().Add(p.fixed.after)}
 	k := &call{t: p, c: c, l: &p.fixed}
 	k.track(p.clock.Now())
 	return c, func() {

@@ -62,3 +62,17 @@ func ExampleTimeout_Observe() {
 	}
 	// Output: 1 Calls that failed after their deadline.
 }
+
+// An adapter whose operation lasts as long as a stream bounds the making of it.
+func ExampleStop() {
+	p := timeout.New(timeout.Config{After: time.Millisecond})
+
+	entered := context.Background()
+	err := p.Do(entered, func(ctx context.Context) error {
+		timeout.Stop(ctx, entered)       // the stream is open
+		time.Sleep(2 * time.Millisecond) // and has its life
+		return errors.New("stream reset")
+	})
+	fmt.Println(err)
+	// Output: stream reset
+}

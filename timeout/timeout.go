@@ -124,6 +124,7 @@ type Timeout struct {
 
 // limit is how long a call may take.
 type limit struct {
+	t     *Timeout
 	after time.Duration
 	grace time.Duration // past the deadline, until an operation counts as abandoned
 	cause *Error        // what every context reports as the cause of its expiry
@@ -131,6 +132,7 @@ type limit struct {
 
 func (t *Timeout) newLimit(after time.Duration) limit {
 	return limit{
+		t:     t,
 		after: after,
 		grace: max(after/10, 10*time.Millisecond),
 		cause: &Error{Name: t.name, After: after, Err: context.DeadlineExceeded},
@@ -197,6 +199,33 @@ func (b *bound) Do(ctx context.Context, op func(context.Context) error) error {
 	return k.settle(b.next.Do(ctx, op))
 }
 
+// Stop tells the Timeouts that the operation has done what they bound, in time, and goes
+// on for another reason. It is for those who write an adapter whose operation stands for
+// something that outlives its making, such as a stream: the operation returns when the
+// stream ends, so that a bulkhead further out counts it for as long, and no Timeout is to
+// take a healthy stream for a late answer.
+//
+// It applies to the Timeouts between entered, the context with which the pipeline was
+// entered, and ctx, that of the operation; one that the caller has around it all is none
+// of the adapter's business. What the operation returns afterwards is passed on as it is,
+// however late, and is neither counted nor learnt from. The contexts still end at their
+// deadlines: what is to live on must not descend from them. Stop is to be called while the
+// operation runs, from any goroutine.
+func Stop(ctx, entered context.Context) {
+	outer, _ := entered.Value(lazyKey{}).(*lazyCtx)
+	for {
+		c, _ := ctx.Value(lazyKey{}).(*lazyCtx)
+		if c == nil || c == outer {
+			return
+		}
+		if !c.stopped.Swap(true) {
+			c.limit.t.flights.end(c.flight)
+			c.limit.t.samples.dismiss(c)
+		}
+		ctx = c.parent
+	}
+}
+
 // call is one call of Do. It lives on the stack.
 type call struct {
 	t      *Timeout
@@ -221,7 +250,7 @@ func (k *call) begin(ctx context.Context) context.Context {
 	if d, ok := ctx.Deadline(); ok && !d.After(deadline) {
 		return ctx
 	}
-	k.c = &lazyCtx{parent: ctx, cause: k.l.cause, deadline: deadline}
+	k.c = &lazyCtx{parent: ctx, limit: k.l, deadline: deadline}
 	k.track(t.clock.At(now))
 	return k.c
 }
@@ -242,9 +271,12 @@ func (k *call) track(now int64) {
 func (k *call) end() {
 	if k.c != nil {
 		k.c.finish()
+		if k.c.stopped.Load() {
+			return
+		}
 		k.t.flights.end(k.c.flight)
 		if k.sample != nil {
-			k.t.samples.dismiss(k.sample)
+			k.t.samples.dismiss(k.c)
 		}
 	}
 }
@@ -252,6 +284,9 @@ func (k *call) end() {
 // settle counts how the call ended and returns what Do returns for op's err.
 func (k *call) settle(err error) error {
 	c, t := k.c, k.t
+	if c != nil && c.stopped.Load() {
+		return err
+	}
 	if t.adaptive != nil {
 		t.adaptive.end(&k.trial, time.Duration(t.clock.Now()), err)
 	}

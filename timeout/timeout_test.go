@@ -723,3 +723,54 @@ func TestAllocations(t *testing.T) {
 		}
 	}
 }
+
+// A stream lives on after it has been made in time, and ends when it likes.
+//
+// Spec: G8
+func TestStopped(t *testing.T) {
+	down := errors.New("down")
+	forEachForm(t, func(t *testing.T, inner *timeout.Timeout, bound mettle.Policy) {
+		outer := timeout.New(timeout.Config{After: 2 * after})
+		callers := timeout.New(timeout.Config{After: 3 * after})
+		pipeline := mettle.Compose(outer, bound)
+		for _, want := range []error{nil, down} {
+			err := callers.Do(t.Context(), func(entered context.Context) error {
+				err := pipeline.Do(entered, func(ctx context.Context) error {
+					timeout.Stop(ctx, entered)
+					<-ctx.Done()
+					if !errors.Is(context.Cause(ctx), timeout.ErrExceeded) {
+						t.Errorf("the context ended with %v", context.Cause(ctx))
+					}
+					time.Sleep(100 * after)
+					if s := inner.Stats(); s.Overdue > 0 {
+						t.Errorf("%d calls are overdue", s.Overdue)
+					}
+					return want
+				})
+				if err != want {
+					t.Errorf("%v came back as %v", want, err)
+				}
+				return err
+			})
+			if want != nil && !errors.Is(err, timeout.ErrExceeded) {
+				t.Errorf("the caller's own Timeout was stopped: %v", err)
+			}
+		}
+		wantStats(t, inner, timeout.Stats{})
+		wantStats(t, outer, timeout.Stats{})
+		if all := append(inner.Abandoned(), outer.Abandoned()...); len(all) > 0 {
+			t.Errorf("taken for abandoned: %v", all)
+		}
+		wantStats(t, callers, timeout.Stats{Exceeded: 1, Late: 1, Abandoned: 2})
+
+		// What was not made in time is late, whatever happened before.
+		err := pipeline.Do(t.Context(), func(ctx context.Context) error {
+			timeout.Stop(t.Context(), t.Context()) // there are none
+			time.Sleep(after)
+			return down
+		})
+		if !errors.Is(err, timeout.ErrExceeded) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
