@@ -354,7 +354,3 @@ func TestContextErrorsHaveAStatus(t *testing.T) {
 	}
 }
 
-func TestNilPolicyPanics(t *testing.T) {
-	assert.PanicsWithValue(t, "mettlegrpc: UnaryClientInterceptor: nil Policy",
-		func() { mettlegrpc.UnaryClientInterceptor(nil) })
-}

@@ -1,0 +1,118 @@
+// Package mettlegrpc applies policies to gRPC, at the client and at the server, for unary
+// calls and for streams of every kind.
+//
+// A client has the standard pipeline with
+//
+//	p := mettlegrpc.Standard("orders")
+//	conn, err := grpc.NewClient(target,
+//		grpc.WithUnaryInterceptor(mettlegrpc.UnaryClientInterceptor(p)),
+//		grpc.WithStreamInterceptor(mettlegrpc.StreamClientInterceptor(p)),
+//		grpc.WithDisableRetry())
+//
+// which is, from the outside in: a total timeout of 30 s, a retry with a budget, a
+// breaker, a bulkhead, and a timeout of 10 s for each attempt, all with their defaults. Any
+// other policy may take its place. One policy for both interceptors, as here, has one
+// breaker and one bulkhead for all that goes over the connection; a nil policy is a
+// standard pipeline of the interceptor's own. Who gives one interceptor to several
+// connections keeps state apart with [Target] as a key, and with [Method] for each method.
+//
+// # Outcomes
+//
+// The status of a call tells its [mettle.Outcome], by the table that all transports share:
+//
+//   - Success: OK, and every answer about the request itself: INVALID_ARGUMENT,
+//     NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, UNAUTHENTICATED,
+//     FAILED_PRECONDITION, OUT_OF_RANGE, UNIMPLEMENTED.
+//   - Overload: RESOURCE_EXHAUSTED.
+//   - Timeout: DEADLINE_EXCEEDED, whether the server's or that of the context.
+//   - Ignored: CANCELLED when the context of the attempt was cancelled or the connection
+//     closed at this end, and refusals of policies.
+//   - Failure: everything else, a CANCELLED of the server's own included.
+//
+// # What comes back
+//
+// The error of a call is that of the policy, and [status.Code] of it is the code of the
+// last attempt, with its message and details. Where no attempt has left a status, a
+// refusal is UNAVAILABLE, or RESOURCE_EXHAUSTED when it is a full bulkhead's, and still
+// Is [mettle.ErrRejected]; the end of a context is DEADLINE_EXCEEDED or CANCELLED.
+//
+// # Resending
+//
+// A retry resends what ended in UNAVAILABLE, and in RESOURCE_EXHAUSTED if the server said
+// when to come back. Every other code leaves open whether the server has done the work:
+// [Resend] names the codes that a service's methods can bear twice.
+//
+// A grpc-retry-pushback-ms trailer is the exact delay before the next attempt, as gRFC A6
+// has it; one that is negative or cannot be read, or more than one, means that there is
+// to be none. A google.rpc.RetryInfo in the status is a floor, as [mettle.RetryAfter] says.
+// With either above MaxRetryAfter a retry stops. Of a status with more than 32 details the
+// first 32 are looked at.
+//
+// Each attempt, and each hedge, receives into a reply of its own, and the winner's is
+// moved to the caller's, once; an error leaves the caller's reply as it was. So it goes
+// with what the call options Header, Trailer and Peer ask for, which show the winner, or
+// the last attempt to end when all have failed. OnFinish runs for every attempt. Metadata
+// that goes out is the caller's for each attempt; nothing is added to it. A reply that is
+// not a pointer cannot be had twice, so such a call is sent once.
+//
+// # gRPC's own retry
+//
+// A service config with a retryPolicy makes grpc-go resend by itself, below every
+// interceptor, so its attempts multiply with those of a retry here: three times three are
+// nine. Turn one of the two off, as grpc.WithDisableRetry does with gRPC's. Whether the
+// resolver brings such a config tells
+//
+//	conn.GetMethodConfig("/pkg.Service/Method").RetryPolicy != nil
+//
+// Apart from that, grpc-go sends a call again that certainly has not been processed
+// (transparent retry); that is not counted, by neither.
+//
+// # Streams
+//
+// A stream runs under the policy from its making to its end: its outcome is recorded, and
+// a bulkhead's slot or a breaker's probe held, until RecvMsg returns an error (io.EOF is
+// success), until the context of the call ends or the connection is closed. As grpc-go
+// itself demands, a stream that is not received to its end must have its context
+// cancelled, or it is never given back. A stream costs one goroutine for as long.
+//
+// Calls on a stream go to grpc-go on the goroutine of whoever makes them. The policy
+// runs on one of the stream's; when a hook of the user's panics there, or calls
+// [runtime.Goexit], that passes to the caller who waits for the policy in the making of the
+// stream, RecvMsg or Header. If nobody does, it ends the program, as a panic on a goroutine does.
+//
+// A stream of the server's, with one request, is resent until its first message or
+// its header has reached the caller, or the caller has asked for its Context. Client and
+// bidirectional streams are never sent twice: what fails is marked [mettle.Permanent], and a
+// policy that tries all the same is refused. No stream is hedged.
+//
+// A timeout bounds the making of a stream and nothing after that: not the wait for the
+// first message, which may rightly be long. [StreamTotal] bounds the whole stream and
+// [StreamIdle] the wait for each message. A stream that ends with the caller's own deadline,
+// or with StreamTotal, after messages have come says nothing about the server and is Ignored.
+//
+// A breaker counts a stream when it ends. So one with a SlowCall takes every long stream
+// for a slow call, and ProbeTimeout should be longer than streams last that may be probes;
+// where unary calls and long streams share a connection, give each a breaker of its own.
+//
+// # Servers
+//
+// A server's policy admits calls: a bulkhead, a rate limit, a breaker. What it refuses is
+// answered before the handler runs, without a header (Trailers-Only), with UNAVAILABLE or
+// what [RefuseWith] says. Once the handler has run, its answer stands, and its status
+// is the outcome. A panic of the handler is not recovered here.
+//
+// # Promises
+//
+// What holds for every version of v1, so that an upgrade can be made unread:
+//
+//   - the table of outcomes, and that a new code of gRPC's would be a Failure;
+//   - that UNAVAILABLE alone is resent unasked, RESOURCE_EXHAUSTED when told when;
+//   - that nothing is sent twice after the caller has seen any of the answer;
+//   - that the caller's request, reply, metadata and options are not written to, but for
+//     the reply and what options point to, once, when the call has ended;
+//   - that a refusal Is [mettle.ErrRejected] and has the codes above, on the wire too;
+//   - that a stream holds what the policy gave it until its end, and no goroutine longer;
+//   - that the handler of a server runs at most once for a call.
+//
+// Not promised are the texts of errors and the figures of [Standard].
+package mettlegrpc
