@@ -14,7 +14,6 @@ import (
 	"github.com/mettle-go/mettle/timeout"
 )
 
-
 type callKey struct{}
 
 // node is the context with which the pipeline is entered.

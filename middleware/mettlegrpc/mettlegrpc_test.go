@@ -353,4 +353,3 @@ func TestContextErrorsHaveAStatus(t *testing.T) {
 		assert.ErrorIs(t, err, tt.err)
 	}
 }
-

@@ -88,10 +88,10 @@ type clientStream struct {
 	answered  bool           // a message has come
 	req       any            // to be sent again
 	sent      bool
-	closed    bool // CloseSend was called
+	closed    bool          // CloseSend was called
 	last      *attemptError // of the last attempt that failed; nil where it says nothing
 	lastErr   error         // with which the last attempt ended
-	over      bool // the stream has ended, with result
+	over      bool          // the stream has ended, with result
 	result    error
 }
 
