@@ -50,17 +50,21 @@ func (t *turn) phase() *phase { return t.b.phase.Load() }
 
 // acquireSlow admits or refuses a call when the breaker is not plainly closed.
 func (b *Breaker) acquireSlow(ctx context.Context, p *Permit) error {
+	now, ph := b.clock.Now(), b.phase.Load()
+	v, e := ph.look(now)
+	if v == refuse { // at once: an open breaker does little else
+		return b.reject(ctx, e)
+	}
 	_, deadline := ctx.Deadline() // before a slot is taken, since it is not our code
 	for {
-		now := b.clock.Now()
-		ph := b.phase.Load()
-		v, e := ph.look(now)
 		var lease uint64
 		if v == ask {
 			ph, v, e, lease = b.ask(ctx, now)
 		}
 		switch v {
 		case ask: // the state changed while hooks ran: look again
+			now, ph = b.clock.Now(), b.phase.Load()
+			v, e = ph.look(now)
 		case refuse:
 			return b.reject(ctx, e)
 		default:
