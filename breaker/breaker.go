@@ -112,30 +112,34 @@ func (b *Breaker) Do(ctx context.Context, op func(context.Context) error) error 
 	}
 	// The call that must cost least, a success while plainly closed, makes a permit
 	// only when it turns out to be anything else: filling and reading one is a third of
-	// the time that is not the clock's (profiled). Written out here, and op called here
-	// and in do, because op would escape to the heap where it is handed to an
-	// interface, and every caller would pay for its closure.
+	// the time that is not the clock's (profiled). All of this is written four times, here
+	// and in the functions below, because op would escape to the heap where it is handed
+	// to an interface, and every caller would pay for its closure.
 	ph := b.phase.Load()
-	if _, deadline := ctx.Deadline(); deadline || !ph.lean {
+	if !ph.lean {
 		return b.do(ctx, op)
 	}
-	returned := false
+	var begun int64
+	_, timed := ctx.Deadline()
+	if timed { // else nobody will ask, see Permit.time
+		begun = b.clock.Now()
+	}
+	running := ph // and no flag besides: what the deferred function needs is put together for every call
 	defer func() {
-		if !returned {
-			b.settle(&Permit{b: b, ctx: ctx, phase: ph}, mettle.Failure, 0, errCrashed)
+		if running != nil {
+			b.settle(&Permit{b: b, ctx: ctx, phase: running}, mettle.Failure, 0, errCrashed)
 		}
 	}()
 	err := op(ctx)
-	returned = true
-	if err == nil && b.phase.Load() == ph && b.healthy(ph) {
-		return nil
+	running = nil
+	if err != nil || !b.healthy(ph) {
+		p := Permit{b: b, ctx: ctx, phase: ph, begun: begun, timed: timed}
+		p.done(err)
 	}
-	p := Permit{b: b, ctx: ctx, phase: ph}
-	p.done(err)
 	return err
 }
 
-// do is Do for every call, run the same under a next policy.
+// do is Do in a phase that is not lean.
 func (b *Breaker) do(ctx context.Context, op func(context.Context) error) error {
 	var p Permit
 	if err := b.acquire(ctx, &p); err != nil {
@@ -153,7 +157,34 @@ func (b *Breaker) do(ctx context.Context, op func(context.Context) error) error 
 	return err
 }
 
+// run is Do under a next policy.
 func (b *Breaker) run(ctx context.Context, next mettle.Policy, op func(context.Context) error) error {
+	ph := b.phase.Load()
+	if !ph.lean {
+		return b.runSlow(ctx, next, op)
+	}
+	var begun int64
+	_, timed := ctx.Deadline()
+	if timed {
+		begun = b.clock.Now()
+	}
+	running := ph
+	defer func() {
+		if running != nil {
+			b.settle(&Permit{b: b, ctx: ctx, phase: running}, mettle.Failure, 0, errCrashed)
+		}
+	}()
+	err := next.Do(ctx, op)
+	running = nil
+	if err != nil || !b.healthy(ph) {
+		p := Permit{b: b, ctx: ctx, phase: ph, begun: begun, timed: timed}
+		p.done(err)
+	}
+	return err
+}
+
+// runSlow is run in a phase that is not lean.
+func (b *Breaker) runSlow(ctx context.Context, next mettle.Policy, op func(context.Context) error) error {
 	var p Permit
 	if err := b.acquire(ctx, &p); err != nil {
 		return err
@@ -305,23 +336,36 @@ func (p *Permit) done(err error) {
 	}
 	// In a lean phase nobody has a lease or is let pass, and only who has a deadline
 	// is timed, which matters to failures.
-	if ph := b.phase.Load(); ph == p.phase && ph.lean && b.healthy(ph) {
+	if p.phase.lean && b.healthy(p.phase) {
 		return
 	}
 	b.settle(p, mettle.Success, 0, nil)
 }
 
-// healthy counts a success in the lean phase ph, if that takes no more than one clock
-// read and one CAS, and reports whether it did. If not, settle has to.
+// healthy counts a success of a call that was admitted in the lean phase ph, if that is
+// still in force and counting takes no more than one clock read and one CAS, and reports
+// whether it did. If not, settle has to.
 func (b *Breaker) healthy(ph *phase) bool {
-	c := ph.counts
-	if c.rate != nil && !c.rate.AddGood(b.clock.Now(), ph.set.minCalls) {
+	if b.phase.Load() != ph {
 		return false
 	}
-	if c.run.Load() != 0 { // read before write: success after success shares the line
+	c := ph.counts
+	// First, so that nothing waits for the CAS below. And read before write: success after
+	// success shares the line.
+	if c.run.Load() != 0 {
 		c.run.Store(0)
 	}
-	return true
+	w := c.rate
+	if w == nil {
+		return true
+	}
+	// In a bucket with more calls than MinCalls this one is not the call that makes them
+	// enough, and there is nothing to judge.
+	now, atLeast := b.clock.Now(), uint64(ph.set.minCalls)+1
+	if w.Striped() {
+		return w.AddStriped(now, atLeast)
+	}
+	return w.AddGood(now, atLeast)
 }
 
 // classify returns the outcome of a call that ended with err, and of a probe that

@@ -2,6 +2,7 @@ package breaker_test
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -186,4 +187,53 @@ func TestFailuresAreCountedByClass(t *testing.T) {
 	if s := b.Stats(); s.Failures != 1 || s.Overloads != 2 || s.Timeouts != 3 || s.Failed != 6 {
 		t.Errorf("stats are %+v", s)
 	}
+}
+
+// A breaker whose callers get into each other's way counts apart, and counts every
+// call: on the shortest way, under a next policy, with a deadline and by permits.
+//
+// Spec: B9, B32 (part)
+func TestCallersInEachOthersWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(breaker.Config{Consecutive: -1, FailureRate: 0.5})
+		calls(b, 30, nil)
+		breaker.Stripe(b)
+		bound := b.Wrap(mettle.Compose())
+		soon, cancel := context.WithTimeout(ctx, time.Hour)
+		defer cancel()
+		const goroutines, each = 8, 500
+		var wg sync.WaitGroup
+		for g := range goroutines {
+			wg.Go(func() {
+				for i := range each {
+					op := succeed
+					if i%5 == 0 {
+						op = fail
+					}
+					switch (g + i) % 4 {
+					case 0:
+						_ = b.Do(ctx, op)
+					case 1:
+						_ = bound.Do(ctx, op)
+					case 2:
+						_ = b.Do(soon, op)
+					default:
+						if p, err := b.Acquire(ctx); err == nil {
+							p.Done(op(ctx))
+						}
+					}
+				}
+			})
+		}
+		wg.Wait()
+		const all, failed = 30 + goroutines*each, goroutines * each / 5
+		if s := b.Stats(); s.Calls != all || s.Failed != failed || s.Succeeded != all-failed || s.Failures != failed {
+			t.Errorf("stats are %+v", s)
+		}
+		// What was counted apart counts for the rule: it holds at half, and not before.
+		calls(b, all-2*failed-1, errDown)
+		wantState(t, b, breaker.Closed)
+		calls(b, 1, errDown)
+		wantState(t, b, breaker.Open)
+	})
 }

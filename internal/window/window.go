@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"sync/atomic"
 	"time"
+	"unsafe"
 )
 
 // Buckets is how many buckets a window has. A window sees between 15/16 and the
@@ -29,12 +30,18 @@ const (
 	maxGap = (epochMask + 1) / 4
 )
 
+// A ring holds a bucket for each epoch of a window.
+type ring [Buckets]atomic.Uint64
+
 // Window counts events, and how many of them were bad. Its methods may be called
 // concurrently.
 type Window struct {
-	width   int64        // nanoseconds a bucket
-	newest  atomic.Int64 // the newest epoch in which something was counted
-	buckets [Buckets]atomic.Uint64
+	width  int64        // nanoseconds a bucket
+	newest atomic.Int64 // the newest epoch in which something was counted
+	// More rings, for good events, once processors get into each other's way. Nil
+	// until then: most windows never need them, and many are idle.
+	stripes atomic.Pointer[[stripes]ring]
+	main    ring
 
 	// What has left the buckets, so that the sum of all events ever is kept at no
 	// cost to an event. While more moves have begun than ended, some counts are in
@@ -42,8 +49,19 @@ type Window struct {
 	begun, ended       atomic.Uint64
 	goneTotal, goneBad atomic.Uint64
 
-	_ [16]byte // to a whole number of cache lines: every call writes here
+	// How often one goroutine met another in the newest bucket of main. With this field
+	// a window is a whole number of cache lines, which it should be: every call writes here.
+	clashes atomic.Uint64
 }
+
+const (
+	// stripes is how many processors can count without meeting. A power of two, and
+	// not more than needed for eight to be rarely in the same ring: each makes Sum, which
+	// every bad event is followed by, read one ring more.
+	stripes = 8
+	// clashesMax is how many clashes within one bucket's time make it worth it.
+	clashesMax = 16
+)
 
 // New returns an empty window of the given span, which must be at least [MinSpan],
 // that takes now for the present.
@@ -51,11 +69,30 @@ func New(span time.Duration, now int64) *Window {
 	w := &Window{width: int64(span) / Buckets}
 	e := w.epoch(now)
 	w.newest.Store(e)
-	for i := range w.buckets {
-		// A bucket of an epoch that has passed: empty, and replaced when touched.
-		w.buckets[i].Store(pack(e-Buckets, 0, 0))
-	}
+	w.main.clear(e)
 	return w
+}
+
+// clear makes all buckets ones of an epoch that has passed at e: empty, and replaced
+// when touched.
+func (r *ring) clear(e int64) {
+	for i := range r {
+		r[i].Store(pack(e-Buckets, 0, 0))
+	}
+}
+
+// rings yields main and the stripes, if there are any.
+func (w *Window) rings(yield func(*ring) bool) {
+	if !yield(&w.main) {
+		return
+	}
+	if s := w.stripes.Load(); s != nil {
+		for i := range s {
+			if !yield(&s[i]) {
+				return
+			}
+		}
+	}
 }
 
 func pack(epoch int64, bad, total uint64) uint64 {
@@ -108,40 +145,102 @@ func (w *Window) Add(now int64, bad bool) (inBucket int) {
 	if bad {
 		one |= 1 << countBits
 	}
-	slot := &w.buckets[e&(Buckets-1)]
+	for {
+		if in, ok := w.count(&w.main, e, one); ok {
+			return in
+		}
+		e = w.newest.Load() // the window moved on while we were held up
+	}
+}
+
+// count adds one to the bucket of epoch e in a ring and returns how many events the
+// bucket then holds. If the bucket is of a later epoch by now, it does nothing and
+// reports that.
+func (w *Window) count(r *ring, e int64, one uint64) (in int, ok bool) {
+	slot := &r[e&(Buckets-1)]
 	for {
 		old := slot.Load()
 		switch a := age(e, old); {
 		case a == 0 && old&countMax < countMax:
 			if slot.CompareAndSwap(old, old+one) {
-				return int(old&countMax) + 1
+				return int(old&countMax) + 1, true
 			}
+			w.clash()
 		case a == 0:
-			w.halve(slot, old)
+			w.halve(slot, old, e)
 		case a > 0:
 			if w.replace(slot, old, pack(e, 0, 0)|one) {
-				return 1
+				return 1, true
 			}
-		default: // the window moved on while we were held up
-			e = w.newest.Load()
-			slot = &w.buckets[e&(Buckets-1)]
+		default:
+			return 0, false
 		}
 	}
 }
 
+// clash notes that another goroutine was in the way, and makes the stripes if that
+// happens often.
+func (w *Window) clash() {
+	if !w.Striped() && w.clashes.Add(1) >= clashesMax {
+		w.Stripe()
+	}
+}
+
+// Stripe makes the stripes, if there are none. A window does so by itself once it is
+// worth it; who calls it knows that it will be.
+func (w *Window) Stripe() {
+	s, e := new([stripes]ring), w.newest.Load()
+	for i := range s {
+		s[i].clear(e)
+	}
+	w.stripes.CompareAndSwap(nil, s)
+}
+
+// Striped reports whether good events are to be counted by [Window.AddStriped], and
+// no longer by [Window.AddGood].
+func (w *Window) Striped() bool { return w.stripes.Load() != nil }
+
 // AddGood is Add of an event that is not bad, for the case that it falls into the
-// newest bucket, which holds more than least events already, and no other goroutine
-// is in the way. It reports whether that was the case; if not, nothing is counted.
-func (w *Window) AddGood(now int64, least int) bool {
+// newest bucket, which holds at least so many events already, and no other goroutine is
+// in the way. It reports whether that was the case; if not, nothing is counted. At
+// least must not be more than a bucket can hold, 2^20-1.
+//
+// It is every healthy call's, and written to be inlined, which it just is.
+func (w *Window) AddGood(now int64, atLeast uint64) bool {
 	e := w.newest.Load()
-	if d := now - e*w.width; uint64(d) >= uint64(w.width) {
+	slot := &w.main[e&(Buckets-1)]
+	old := slot.Load()
+	// The third holds where the count is at least atLeast and below the greatest: what is
+	// less wraps.
+	return uint64(now-e*w.width) < uint64(w.width) &&
+		(old^uint64(e)<<(2*countBits))>>(2*countBits) == 0 &&
+		old&countMax-atLeast < countMax-atLeast && slot.CompareAndSwap(old, old+1)
+}
+
+// AddStriped is AddGood for a window that is striped. The event is counted out of the
+// way of most others, which costs a little more.
+//
+// That the bucket holds so many events already, main alone has to show. So what Add
+// returns stays the place of an event within its bucket up to there.
+func (w *Window) AddStriped(now int64, atLeast uint64) bool {
+	e := w.newest.Load()
+	word := w.main[e&(Buckets-1)].Load()
+	if uint64(now-e*w.width) >= uint64(w.width) || age(e, word) != 0 || word&countMax < atLeast {
 		return false
 	}
-	slot := &w.buckets[e&(Buckets-1)]
-	old := slot.Load()
-	in := old & countMax
-	return old>>(2*countBits) == uint64(e)&epochMask && in > uint64(least) && in < countMax &&
-		slot.CompareAndSwap(old, old+1)
+	_, ok := w.count(&w.stripes.Load()[stripe()], e, 1)
+	return ok
+}
+
+// stripe returns the number of a stripe that this goroutine shares with few others. There
+// is no telling which processor we are on that would not cost more than it saves
+// (a sync.Pool, which knows, takes 20 ns); but no two goroutines have the same stack, and
+// one that has ended leaves its stack to the next of the same processor.
+func stripe() uint64 {
+	var here byte
+	const smallest = 11 // stacks are apart by at least 2 KiB
+	page := uint64(uintptr(unsafe.Pointer(&here)) >> smallest)
+	return page * 0x9E3779B97F4A7C15 >> (64 - 3) // 2^64 divided by the golden ratio: spreads neighbours
 }
 
 // advance moves the newest epoch up to e, unless it is further already, and
@@ -153,6 +252,7 @@ func (w *Window) advance(e int64) int64 {
 			return newest
 		}
 		if w.newest.CompareAndSwap(newest, e) {
+			w.clashes.Store(0)
 			w.sweep(e)
 			return e
 		}
@@ -163,18 +263,35 @@ func (w *Window) advance(e int64) int64 {
 // no event falls into would otherwise keep its old epoch until, 16 million epochs
 // later, its low bits look new again.
 func (w *Window) sweep(e int64) {
-	for i := range w.buckets {
-		if old := w.buckets[i].Load(); age(e, old) >= Buckets {
-			w.replace(&w.buckets[i], old, pack(e-Buckets, 0, 0))
+	for r := range w.rings {
+		for i := range r {
+			if old := r[i].Load(); age(e, old) >= Buckets {
+				w.replace(&r[i], old, pack(e-Buckets, 0, 0))
+			}
 		}
 	}
 }
 
-// halve makes room in a full bucket: both counts are halved, so that their ratio
-// stands and no field ever carries into the next.
-func (w *Window) halve(slot *atomic.Uint64, old uint64) {
+// halve makes room in a full bucket of epoch e: all counts of that epoch are halved, so
+// that their ratio stands and no field ever carries into the next. Of many who find the
+// bucket full, one halves.
+func (w *Window) halve(full *atomic.Uint64, old uint64, e int64) {
+	if !w.halveOne(full, old) {
+		return
+	}
+	for r := range w.rings {
+		slot := &r[e&(Buckets-1)]
+		for slot != full {
+			if old := slot.Load(); age(e, old) != 0 || w.halveOne(slot, old) {
+				break
+			}
+		}
+	}
+}
+
+func (w *Window) halveOne(slot *atomic.Uint64, old uint64) bool {
 	_, bad, total := unpack(old)
-	w.take(bad/2, total/2, func() bool {
+	return w.take(bad/2, total/2, func() bool {
 		return slot.CompareAndSwap(old, old-(bad/2)<<countBits-total/2)
 	})
 }
@@ -201,14 +318,26 @@ func (w *Window) take(bad, total uint64, swap func() bool) bool {
 }
 
 // Sum returns how many events the window holds at time now, how many of them were
-// bad, and how many are in the newest bucket. With what Add returned, total-newest
-// is the place of one event among all that the window holds, unless the newest
-// bucket has changed in between.
+// bad, and how many are in the newest bucket, of those that Add has counted. With what
+// Add returned, total-newest is the place of one event among all that the window holds,
+// unless the newest bucket has changed in between.
 func (w *Window) Sum(now int64) (total, bad, newest int) {
 	// An event that another goroutine counted after now was read belongs in.
 	e := max(w.epoch(now), w.newest.Load())
-	for i := range w.buckets {
-		word := w.buckets[i].Load()
+	total, bad, newest = w.main.sum(e)
+	if s := w.stripes.Load(); s != nil {
+		for i := range s {
+			t, _, _ := s[i].sum(e)
+			total += t
+		}
+	}
+	return total, bad, newest
+}
+
+// sum returns what Sum does, for one ring at epoch e.
+func (r *ring) sum(e int64) (total, bad, newest int) {
+	for i := range r {
+		word := r[i].Load()
 		if a := age(e, word); a >= 0 && a < Buckets {
 			_, b, t := unpack(word)
 			total += int(t)
@@ -231,10 +360,12 @@ func (w *Window) Lifetime() (total, bad uint64) {
 		ended := w.ended.Load()
 		begun := w.begun.Load()
 		total, bad = w.goneTotal.Load(), w.goneBad.Load()
-		for i := range w.buckets {
-			_, b, t := unpack(w.buckets[i].Load())
-			total += t
-			bad += b
+		for r := range w.rings {
+			for i := range r {
+				_, b, t := unpack(r[i].Load())
+				total += t
+				bad += b
+			}
 		}
 		if begun == ended && w.begun.Load() == begun {
 			return total, bad
@@ -247,36 +378,49 @@ func (w *Window) Lifetime() (total, bad uint64) {
 // bucket's events at the middle of the bucket's time. Events that are counted
 // here meanwhile may be missing there.
 func (w *Window) Resize(span time.Duration, now int64) *Window {
-	r := New(span, now)
+	fresh := New(span, now)
 	newest := w.newest.Load()
 	old := max(w.epoch(now), newest)
-	present := r.epoch(now)
+	present := fresh.epoch(now)
 	var moved, movedBad uint64
-	for i := range w.buckets {
-		word := w.buckets[i].Load()
-		a := age(newest, word)
-		_, bad, total := unpack(word)
-		if total == 0 || a < 0 || old-(newest-a) >= Buckets {
-			continue // what had left the old window stays outside
+	for i := range w.main {
+		// The rings together, so that what does not fit is halved together.
+		var bad, total uint64
+		var e int64
+		for r := range w.rings {
+			word := r[i].Load()
+			a := age(newest, word)
+			if a < 0 || old-(newest-a) >= Buckets {
+				continue // what had left the old window stays outside
+			}
+			_, b, t := unpack(word)
+			bad, total, e = bad+b, total+t, newest-a // the same in all rings: the window has one epoch for a slot
 		}
-		e := min(r.epoch((newest-a)*w.width+w.width/2), present)
-		if present-e >= Buckets {
+		at := min(fresh.epoch(e*w.width+w.width/2), present)
+		if total == 0 || present-at >= Buckets {
 			continue
 		}
-		slot := &r.buckets[e&(Buckets-1)]
-		if age(e, slot.Load()) != 0 {
-			slot.Store(pack(e, 0, 0))
-		}
-		_, was, wasTotal := unpack(slot.Load())
-		b, t := was+bad, wasTotal+total
-		for t > countMax {
-			b, t = b/2, t/2
-		}
-		slot.Store(pack(e, b, t))
-		moved, movedBad = moved+t-wasTotal, movedBad+b-was // may wrap on the way
+		b, t := fresh.put(at, bad, total)
+		moved, movedBad = moved+t, movedBad+b // may wrap on the way
 	}
 	total, bad := w.Lifetime()
-	r.goneTotal.Store(total - min(moved, total))
-	r.goneBad.Store(bad - min(movedBad, bad))
-	return r
+	fresh.goneTotal.Store(total - min(moved, total))
+	fresh.goneBad.Store(bad - min(movedBad, bad))
+	return fresh
+}
+
+// put adds so many events to a bucket of a window that nobody else knows yet, and
+// returns how many more it then holds: fewer than none, wrapped, if it had to be halved.
+func (w *Window) put(e int64, bad, total uint64) (moreBad, more uint64) {
+	slot := &w.main[e&(Buckets-1)]
+	if age(e, slot.Load()) != 0 {
+		slot.Store(pack(e, 0, 0))
+	}
+	_, wasBad, was := unpack(slot.Load())
+	b, t := wasBad+bad, was+total
+	for t > countMax {
+		b, t = b/2, t/2
+	}
+	slot.Store(pack(e, b, t))
+	return b - wasBad, t - was
 }

@@ -213,7 +213,7 @@ func TestLifetimeWaitsForAMove(t *testing.T) {
 	}
 	got := make(chan uint64, 1)
 	w.take(5, 5, func() bool {
-		w.buckets[0].Store(pack(0, 0, 0))
+		w.main[0].Store(pack(0, 0, 0))
 		go func() { total, _ := w.Lifetime(); got <- total }()
 		for range 1000 {
 			runtime.Gosched() // the other goroutine has its chance to be too early
@@ -262,32 +262,272 @@ func TestAddGood(t *testing.T) {
 		now  int64
 		want bool
 	}{
-		{"more than least", func(w *Window) { w.buckets[0].Store(pack(0, 1, 3)) }, 0, true},
-		{"end of the bucket", func(w *Window) { w.buckets[0].Store(pack(0, 1, 3)) }, second - 1, true},
-		{"least", func(w *Window) { w.buckets[0].Store(pack(0, 1, 2)) }, 0, false},
-		{"room for one", func(w *Window) { w.buckets[0].Store(pack(0, 1, countMax-1)) }, 0, true},
-		{"full", func(w *Window) { w.buckets[0].Store(pack(0, 1, countMax)) }, 0, false},
-		{"next bucket", func(w *Window) { w.buckets[0].Store(pack(0, 1, 3)) }, second, false},
-		{"held up", func(w *Window) { w.Add(second, false); w.buckets[0].Store(pack(0, 1, 3)) }, 0, false},
+		{"enough", func(w *Window) { w.main[0].Store(pack(0, 1, 3)) }, 0, true},
+		{"end of the bucket", func(w *Window) { w.main[0].Store(pack(0, 1, 3)) }, second - 1, true},
+		{"too few", func(w *Window) { w.main[0].Store(pack(0, 1, 2)) }, 0, false},
+		{"room for one", func(w *Window) { w.main[0].Store(pack(0, 1, countMax-1)) }, 0, true},
+		{"full", func(w *Window) { w.main[0].Store(pack(0, 1, countMax)) }, 0, false},
+		{"next bucket", func(w *Window) { w.main[0].Store(pack(0, 1, 3)) }, second, false},
+		{"held up", func(w *Window) { w.Add(second, false); w.main[0].Store(pack(0, 1, 3)) }, 0, false},
 		// Between the steps in which another goroutine moves the window on, the newest
 		// epoch's slot holds an older bucket.
-		{"old bucket", func(w *Window) { w.buckets[0].Store(pack(0, 1, 3)); w.newest.Store(Buckets) }, Buckets * second, false},
+		{"old bucket", func(w *Window) { w.main[0].Store(pack(0, 1, 3)); w.newest.Store(Buckets) }, Buckets * second, false},
 	} {
 		t.Run(v.name, func(t *testing.T) {
 			w := New(Buckets*time.Second, 0)
 			v.set(w)
-			before := w.buckets[0].Load()
-			if got := w.AddGood(v.now, 2); got != v.want {
+			before := w.main[0].Load()
+			if got := w.AddGood(v.now, 3); got != v.want {
 				t.Errorf("AddGood = %v", got)
 			}
 			var one uint64
 			if v.want {
 				one = 1
 			}
-			if got := w.buckets[0].Load(); got != before+one {
+			if got := w.main[0].Load(); got != before+one {
 				t.Errorf("the bucket went from %#x to %#x", before, got)
 			}
 		})
+	}
+}
+
+func striped(span time.Duration, now int64) *Window {
+	w := New(span, now)
+	w.Stripe()
+	return w
+}
+
+// Stripes come after many clashes within one bucket's time, not after the same number
+// over a long time: they are for those who clash all the time.
+//
+// Spec: B32
+func TestStripesComeWithClashes(t *testing.T) {
+	w := New(Buckets*time.Second, 0)
+	for e := range int64(100) {
+		w.Add(e*int64(time.Second), false)
+		for range clashesMax - 1 {
+			w.clash()
+		}
+	}
+	if w.Striped() {
+		t.Fatal("there are stripes already")
+	}
+	w.clash()
+	if !w.Striped() {
+		t.Fatal("there are no stripes yet")
+	}
+	s := w.stripes.Load()
+	if w.clash(); w.stripes.Load() != s {
+		t.Error("there are other stripes")
+	}
+	if w.Stripe(); w.stripes.Load() != s {
+		t.Error("Stripe replaces those that there are")
+	}
+}
+
+// A window with stripes agrees with one that keeps every event, from New on and over
+// Resize, and good events are in the stripes as soon as main has enough.
+//
+// Spec: B8, B9, B25, B32
+func TestStripesAgreeWithNaive(t *testing.T) {
+	const enough = 3
+	for seed := range uint64(30) {
+		r := rand.New(rand.NewPCG(seed, 2))
+		span := MinSpan + time.Duration(r.Int64N(int64(time.Minute)))
+		now := r.Int64N(1e12) - 5e11
+		w, n := striped(span, now), &naive{width: int64(span) / Buckets}
+		aside := 0
+		for range 500 {
+			switch r.IntN(8) {
+			case 0:
+				now += r.Int64N(n.width)
+			case 1:
+				now += r.Int64N(3 * n.width)
+			case 2:
+				now += r.Int64N(40*n.width) * int64(r.IntN(2))
+			}
+			bad := r.IntN(8) == 0
+			if !bad && w.AddStriped(now, enough) {
+				aside++
+			} else {
+				w.Add(now, bad)
+			}
+			n.add(now, bad)
+			check(t, w, n, now)
+		}
+		if aside < 100 {
+			t.Fatalf("seed %d: %d events are in the stripes", seed, aside)
+		}
+		// A window of the same span keeps what is in this one; it has no stripes.
+		total, bad, _ := w.Sum(now)
+		fresh := w.Resize(span, now)
+		if gotTotal, gotBad, _ := fresh.Sum(now); gotTotal != total || gotBad != bad {
+			t.Fatalf("seed %d: resized Sum = %d, %d; want %d, %d", seed, gotTotal, gotBad, total, bad)
+		}
+		if all, _ := fresh.Lifetime(); all != uint64(len(n.events)) {
+			t.Fatalf("seed %d: resized Lifetime = %d, want %d", seed, all, len(n.events))
+		}
+	}
+}
+
+// AddStriped counts what AddGood would count.
+//
+// Spec: B27, B32
+func TestAddStriped(t *testing.T) {
+	const second = int64(time.Second)
+	for _, v := range []struct {
+		name string
+		main uint64 // the newest bucket
+		now  int64
+		want bool
+	}{
+		{"enough", pack(0, 1, 3), 0, true},
+		{"end of the bucket", pack(0, 1, 3), second - 1, true},
+		{"too few", pack(0, 1, 2), 0, false},
+		{"next bucket", pack(0, 1, 3), second, false},
+		{"before the bucket", pack(0, 1, 3), -1, false},
+		{"old bucket", pack(-Buckets, 1, 3), 0, false},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			w := striped(Buckets*time.Second, 0)
+			w.main[0].Store(v.main)
+			before, _ := w.Lifetime()
+			if got := w.AddStriped(v.now, 3); got != v.want {
+				t.Errorf("AddStriped = %v", got)
+			}
+			if v.want {
+				before++
+			}
+			if all, _ := w.Lifetime(); all != before {
+				t.Errorf("Lifetime = %d, want %d", all, before)
+			}
+			if got := w.main[0].Load(); got != v.main {
+				t.Errorf("main went from %#x to %#x", v.main, got)
+			}
+		})
+	}
+}
+
+// One that is held up between its look at main and its count finds its bucket gone. It
+// leaves the event to Add, which finds the right one.
+//
+// Spec: B9
+func TestCountLeavesALaterBucketAlone(t *testing.T) {
+	w := striped(Buckets*time.Second, 0)
+	r := &w.stripes.Load()[0]
+	r[0].Store(pack(Buckets, 0, 7))
+	if _, ok := w.count(r, 0, 1); ok {
+		t.Error("counted an event of epoch 0 in a bucket of epoch 16")
+	}
+	if got := r[0].Load(); got != pack(Buckets, 0, 7) {
+		t.Errorf("the bucket became %#x", got)
+	}
+}
+
+// Whichever ring is full, the counts of its epoch are halved in all, and only those: the
+// ratio stands, and every event stays in the sum of all.
+//
+// Spec: B27
+func TestFullStripeKeepsRatio(t *testing.T) {
+	for _, full := range []string{"stripe", "main"} {
+		t.Run(full, func(t *testing.T) {
+			w := striped(Buckets*time.Second, 0)
+			s := w.stripes.Load()
+			set := func(slot int, main, stripe uint64) {
+				w.main[slot].Store(pack(int64(slot), main/2, main))
+				for i := range s {
+					s[i][slot].Store(pack(int64(slot), 0, stripe))
+				}
+			}
+			const old, oldBad = 1000 + stripes*8000, 500
+			set(0, 1000, 8000) // an older bucket
+			w.newest.Store(1)
+			now := int64(time.Second)
+			bad := full == "main"
+			if bad {
+				set(1, countMax, 1<<18)
+			} else {
+				set(1, 1<<18, countMax)
+			}
+			total, failed, _ := w.Sum(now)
+			all, _ := w.Lifetime()
+			if bad {
+				w.Add(now, true)
+			} else if !w.AddStriped(now, 3) {
+				t.Fatal("not counted")
+			}
+			after, failedAfter, _ := w.Sum(now)
+			total, failed, after, failedAfter = total-old, failed-oldBad, after-old, failedAfter-oldBad
+			if after < total/2 || after > total/2+2+stripes { // halves are rounded up
+				t.Errorf("the events of the bucket went from %d to %d", total, after)
+			}
+			if was, is := float64(failed)/float64(total), float64(failedAfter)/float64(after); is < was-0.001 || is > was+0.001 {
+				t.Errorf("the ratio went from %v to %v", was, is)
+			}
+			if now, _ := w.Lifetime(); now != all+1 {
+				t.Errorf("Lifetime went from %d to %d", all, now)
+			}
+		})
+	}
+}
+
+// Goroutines that count in stripes, while buckets roll and others look, lose nothing.
+//
+// Spec: B9, B32
+func TestConcurrentStripesLoseNothing(t *testing.T) {
+	const goroutines, rounds, events = 16, 50, 100
+	w := striped(Buckets*time.Second, 0)
+	for round := range int64(rounds) {
+		now := round * 5 * int64(time.Second)
+		var wg sync.WaitGroup
+		for g := range goroutines {
+			wg.Go(func() {
+				for i := range events {
+					if bad := (g+i)%10 == 0; bad || !w.AddStriped(now, 3) {
+						w.Add(now, bad)
+					}
+				}
+			})
+		}
+		var last uint64
+		for range 20 {
+			all, _ := w.Lifetime()
+			if all < last {
+				t.Fatalf("Lifetime fell from %d to %d", last, all)
+			}
+			last = all
+		}
+		wg.Wait()
+		// Buckets of this round and of up to three before it are in the window.
+		want := int(min(round+1, 4)) * goroutines * events
+		if total, bad, _ := w.Sum(now); total != want || bad != want/10 {
+			t.Fatalf("round %d: Sum = %d, %d; want %d, %d", round, total, bad, want, want/10)
+		}
+	}
+	if all, _ := w.Lifetime(); all != goroutines*rounds*events {
+		t.Errorf("Lifetime = %d, want %d", all, goroutines*rounds*events)
+	}
+}
+
+// Goroutines are spread over the stripes.
+//
+// Spec: B32
+func TestStripesAreSpread(t *testing.T) {
+	var counts [stripes]int
+	const goroutines = 1000
+	got := make(chan uint64, goroutines)
+	release := make(chan struct{})
+	for range goroutines { // all at once, or they would have the same stack one after the other
+		go func() { got <- stripe(); <-release }()
+	}
+	for range goroutines {
+		counts[<-got]++
+	}
+	close(release)
+	for i, n := range counts {
+		if n < goroutines/stripes/4 || n > goroutines/stripes*4 {
+			t.Errorf("%d of %d goroutines have stripe %d", n, goroutines, i)
+		}
 	}
 }
 
@@ -324,7 +564,7 @@ func TestResize(t *testing.T) {
 func TestResizeFullBuckets(t *testing.T) {
 	w := New(Buckets*time.Second, 0)
 	for e := range int64(8) {
-		w.buckets[e].Store(pack(e, countMax/4, countMax))
+		w.main[e].Store(pack(e, countMax/4, countMax))
 	}
 	w.newest.Store(7)
 	now := 7 * int64(time.Second)
@@ -383,6 +623,14 @@ func BenchmarkAdd(b *testing.B) {
 
 func BenchmarkSum(b *testing.B) {
 	w := New(10*time.Second, 0)
+	for b.Loop() {
+		w.Sum(5)
+	}
+}
+
+// BenchmarkSumStriped is what every failure costs in a window that is striped.
+func BenchmarkSumStriped(b *testing.B) {
+	w := striped(10*time.Second, 0)
 	for b.Loop() {
 		w.Sum(5)
 	}
