@@ -49,7 +49,7 @@ func TestAbandonedWork(t *testing.T) {
 		wg.Go(func() { _ = callsTheDeaf(t.Context(), bound) })
 		time.Sleep(after + after/10)
 		wantStats(t, p, timeout.Stats{})
-		time.Sleep(after / 4) // an eighth late, and rounding
+		time.Sleep(after / 3) // a third late
 		wantStats(t, p, timeout.Stats{Overdue: 1})
 		if a := p.Abandoned(); len(a) != 0 {
 			t.Errorf("%v: kept of a call that began when nothing was suspected", a)

@@ -2,6 +2,7 @@ package timeout
 
 import (
 	"math"
+	"math/bits"
 	"sync/atomic"
 	"time"
 )
@@ -16,10 +17,10 @@ const slots = 16
 //	epoch 40 bits │ calls in flight 24 bits
 //
 // An epoch takes over the slot of the one 16 before it, when the calls of that one,
-// half as many epochs ahead at most when they began, have long been overdue. Those that
-// are still in flight then are counted in stuck from there on.
+// 8 epochs ahead at most when they began, have long been overdue. Those that are still
+// in flight then are counted in stuck from there on.
 type flights struct {
-	width int64
+	shift uint // an epoch is 2^shift ns: a division would be half of the cost
 	slots [slots]atomic.Uint64
 	stuck atomic.Int64 // for a moment below zero: a call ends while it is moved here
 }
@@ -33,16 +34,11 @@ const (
 // init prepares for calls that become overdue at most after+grace after they begin.
 func (f *flights) init(after, grace time.Duration) {
 	const finest = int64(time.Millisecond) // below it the scheduler's own noise is counted
-	f.width = max(finest, int64(after)/(slots/2)+int64(grace)/(slots/2))
+	f.shift = uint(bits.Len64(uint64(max(finest, int64(after)/(slots/2)+int64(grace)/(slots/2)))))
 }
 
-func (f *flights) epoch(at int64) int64 {
-	e := at / f.width
-	if at%f.width < 0 {
-		e-- // round down, not towards zero
-	}
-	return e
-}
+// epoch rounds down, not towards zero, as a shift does.
+func (f *flights) epoch(at int64) int64 { return at >> f.shift }
 
 // due returns now+after+grace, at most the end of time.
 func due(now int64, l *limit) int64 {
@@ -67,11 +63,13 @@ func (f *flights) begin(due int64) (epoch int64, first bool) {
 		switch ahead := int64((uint64(epoch)-old>>flightBits)<<epochShift) >> epochShift; {
 		case ahead == 0 && n < flightMax:
 			if slot.CompareAndSwap(old, old+1) {
-				return epoch, n == 0
+				return epoch, false
 			}
 		case ahead > 0 || n == 0:
 			if slot.CompareAndSwap(old, uint64(epoch)<<flightBits|1) {
-				f.stuck.Add(int64(n))
+				if n > 0 {
+					f.stuck.Add(int64(n))
+				}
 				return epoch, true
 			}
 		default: // held up for so long that it is overdue before it begins
@@ -97,7 +95,7 @@ func (f *flights) end(epoch int64) {
 }
 
 // overdue returns how many calls are in flight at time now that became overdue at
-// least a width ago, and some of those that became so since.
+// least an epoch's width ago, and some of those that became so since.
 func (f *flights) overdue(now int64) uint64 {
 	n := f.stuck.Load()
 	present := f.epoch(now)

@@ -19,6 +19,7 @@ func TestFlightsAgreeWithNaive(t *testing.T) {
 		l := (&Timeout{}).newLimit(after)
 		var f flights
 		f.init(l.after, l.grace)
+		width := int64(1) << f.shift
 		now := r.Int64N(1e12) - 5e11
 		type flight struct{ due, epoch int64 }
 		var inFlight []flight
@@ -49,7 +50,7 @@ func TestFlightsAgreeWithNaive(t *testing.T) {
 				if x.due <= now {
 					most++
 				}
-				if x.due <= now-f.width {
+				if x.due <= now-width {
 					least++
 				}
 			}
@@ -95,6 +96,7 @@ func TestFlightsFull(t *testing.T) {
 	l := (&Timeout{}).newLimit(time.Second)
 	var f flights
 	f.init(l.after, l.grace)
+	width := int64(1) << f.shift
 	e, _ := f.begin(0)
 	f.slots[e&(slots-1)].Store(uint64(e)<<flightBits | flightMax - 1)
 	for range 3 {
@@ -102,7 +104,7 @@ func TestFlightsFull(t *testing.T) {
 			t.Fatalf("epoch %d, want %d", got, e)
 		}
 	}
-	if n := f.overdue(10 * f.width); n != flightMax+2 {
+	if n := f.overdue(10 * width); n != flightMax+2 {
 		t.Errorf("%d overdue, want %d", n, flightMax+2)
 	}
 }
@@ -114,13 +116,14 @@ func TestFlightsConcurrently(t *testing.T) {
 	l := (&Timeout{}).newLimit(time.Second)
 	var f flights
 	f.init(l.after, l.grace)
+	width := int64(1) << f.shift
 	var wg sync.WaitGroup
 	for g := range 16 {
 		wg.Go(func() {
 			r := rand.New(rand.NewPCG(uint64(g), 1))
 			for i := range 500 {
-				now := int64(i) * f.width / 10
-				e, _ := f.begin(now + r.Int64N(8*f.width))
+				now := int64(i) * width / 10
+				e, _ := f.begin(now + r.Int64N(8*width))
 				if i%50 == 0 {
 					defer f.end(e) // long overdue
 					continue

@@ -21,7 +21,7 @@ type Stats struct {
 	Abandoned uint64
 	// Overdue is the number of calls that have not come back yet, so long after their
 	// deadline that they will count as Abandoned, or have been cancelled by their caller
-	// and have not come back either. A call shows here up to an eighth of After late.
+	// and have not come back either. A call shows here up to a third of After late.
 	Overdue uint64
 	// After is what a call may take now: the After of the Config, or less with a
 	// Quantile.
