@@ -1,0 +1,274 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/mettle-go/mettle"
+)
+
+// Caller makes one call of a client's, under whatever protects it: it runs op as often
+// as it sees fit. The key is the part of the dependency that the call is for, such as a
+// shard; most worlds have only key 0.
+type Caller func(ctx context.Context, key int, op func(context.Context) error) error
+
+// Config describes a world.
+type Config struct {
+	Seed     uint64
+	Arrivals Profile       // requests in a second
+	Until    time.Duration // when the last request arrives
+	Deadline time.Duration // after which an answer is of no use; by the intended time
+	From, To time.Duration // of the time in which something is wrong, if any
+	Network  time.Duration // that a message takes, one way
+
+	// Client and Key tell whose request it is and for what. Nil: the first.
+	Client, Key func(Draw) int
+
+	// Work is one attempt. Nil: a call of Server.
+	Work   func(w *World, ctx context.Context, r *Request) error
+	Server *Server
+
+	// Cancels says that attempts are cancelled other than by the deadline of their
+	// context. Waiting for that costs a timer more in each attempt.
+	Cancels bool
+
+	// Drain is how long the world goes on after Until, for calls in flight. What is in
+	// flight after that is over.
+	Drain time.Duration
+}
+
+// World is a run of a [Config]. It lives in one bubble.
+type World struct {
+	Config
+	start time.Time
+	over  chan struct{} // closed when the world ends
+
+	mu     sync.Mutex // never held while time passes
+	Record *Record    // guarded by mu while the world runs
+	idle   []*runner  // guarded by mu
+	all    []*runner  // guarded by mu
+
+	requests sync.WaitGroup
+}
+
+// Request is one request of the world.
+type Request struct {
+	ID, Client, Key int
+	At              time.Duration // when it was meant to be sent
+	Sends           atomic.Int32  // attempts that were sent
+	won             float64       // guarded by World.mu: work of the attempt that succeeded
+}
+
+// Draw returns the source of the numbers for attempt n of the request.
+func (r *Request) Draw(seed uint64, n int) Draw {
+	return Draw{Seed: seed, Request: r.ID, Attempt: n}
+}
+
+// Errors of attempts, which policies tell apart as they would those of a transport.
+var (
+	ErrFailed  = errors.New("sim: the server failed")
+	ErrGone    = errors.New("sim: connection refused")
+	ErrReset   = errors.New("sim: connection reset")
+	ErrRefused = error(refusal{}) // as 503 is: the server says that it has too much to do
+)
+
+type refusal struct{}
+
+func (refusal) Error() string           { return "sim: the server is overloaded" }
+func (refusal) Outcome() mettle.Outcome { return mettle.Overload }
+
+// New returns a world that begins now. It must be called in a bubble.
+func New(c Config) *World {
+	return &World{Config: c, start: time.Now(), over: make(chan struct{}), Record: newRecord(c)}
+}
+
+// Run lets the world happen, once and in the bubble in which it was made, with a caller
+// for each client. It returns what was recorded, when all calls have ended.
+func (w *World) Run(callers []Caller) *Record {
+	ended := make(chan struct{})
+	w.send(callers)
+	go func() {
+		w.requests.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(w.Drain):
+	}
+	close(w.over)
+	<-ended
+	for _, r := range w.all {
+		close(r.next)
+	}
+	return w.Record
+}
+
+// send sends all requests when they are due.
+func (w *World) send(callers []Caller) {
+	at := time.Duration(0)
+	for id := 0; ; id++ {
+		d := Draw{Seed: w.Seed, Request: id}
+		d.Purpose = ForArrival
+		if at = w.Arrivals.After(at, d.Exp()); at >= w.Until {
+			break
+		}
+		r := &Request{ID: id, At: at}
+		if w.Client != nil {
+			d.Purpose = ForClient
+			r.Client = w.Client(d)
+		}
+		if w.Key != nil {
+			d.Purpose = ForKey
+			r.Key = w.Key(d)
+		}
+		time.Sleep(at - w.Now())
+		w.requests.Add(1)
+		w.runner().next <- job{r, callers[r.Client]}
+	}
+	time.Sleep(w.Until - w.Now())
+}
+
+// Now returns the time since the world began.
+func (w *World) Now() time.Duration { return time.Since(w.start) }
+
+// runner is a goroutine that makes one call after the other: a new goroutine for each
+// would spend its time on growing its stack.
+type runner struct {
+	w    *World
+	next chan job
+	job  job
+}
+
+type job struct {
+	request *Request
+	call    Caller
+}
+
+// runner returns one that has nothing to do.
+func (w *World) runner() *runner {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if n := len(w.idle); n > 0 {
+		r := w.idle[n-1]
+		w.idle = w.idle[:n-1]
+		return r
+	}
+	r := &runner{w: w, next: make(chan job, 1)}
+	w.all = append(w.all, r)
+	go r.run()
+	return r
+}
+
+func (r *runner) run() {
+	op := func(ctx context.Context) error { return r.w.attempt(ctx, r.job.request) }
+	for r.job = range r.next {
+		q := r.job.request
+		err := r.job.call(context.Background(), q.Key, op)
+		r.w.ended(q, err)
+		r.w.mu.Lock()
+		r.w.idle = append(r.w.idle, r)
+		r.w.mu.Unlock()
+		r.w.requests.Done()
+	}
+}
+
+func (w *World) attempt(ctx context.Context, r *Request) error {
+	if w.Work != nil {
+		return w.Work(w, ctx, r)
+	}
+	return w.Call(ctx, r, w.Server)
+}
+
+// ended records the end of a request.
+func (w *World) ended(r *Request, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.Record.ended(r, w.Now(), err)
+}
+
+// Call sends one attempt of a request to a server and waits for the answer, as a client
+// does that hangs up when ctx ends.
+func (w *World) Call(ctx context.Context, r *Request, s *Server) error {
+	n := int(r.Sends.Add(1))
+	w.mu.Lock()
+	sent := w.Now()
+	reply := s.Accept(sent+w.Network, r.Draw(w.Seed, n))
+	w.Record.sent(sent, r, reply)
+	w.mu.Unlock()
+
+	answer := Forever
+	if reply.At < Forever-w.Network {
+		answer = reply.At + w.Network
+	}
+	if err := w.Wait(ctx, answer); err != nil {
+		return err
+	}
+	switch reply.Kind {
+	case OK:
+		w.mu.Lock()
+		r.won = reply.Work
+		w.mu.Unlock()
+		return nil
+	case Failed:
+		return ErrFailed
+	case Refused:
+		return ErrRefused
+	default:
+		return ErrGone
+	}
+}
+
+// Wait waits until the given time of the world, or until ctx ends and returns its error.
+// At the end of the world everything ends.
+func (w *World) Wait(ctx context.Context, until time.Duration) error {
+	if d, ok := ctx.Deadline(); ok && !w.Cancels {
+		// Nothing else ends ctx, so there is one moment to wake up at.
+		if end := d.Sub(w.start); end <= until {
+			time.Sleep(end - w.Now())
+			if ctx.Err() == nil {
+				<-ctx.Done() // its own timer is about to fire
+			}
+			return ctx.Err()
+		}
+		time.Sleep(until - w.Now())
+		return nil
+	}
+	if ctx.Done() == nil && until < w.Until {
+		time.Sleep(until - w.Now())
+		return nil
+	}
+	var timer <-chan time.Time // never, if until is
+	if until < Forever {
+		t := time.NewTimer(until - w.Now())
+		defer t.Stop()
+		timer = t.C
+	}
+	select {
+	case <-timer:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-w.over:
+		return ErrReset
+	}
+}
+
+// Promise returns when an answer would be here if a request was sent now, [Forever] if
+// none would be. Only the oracle may ask.
+func (w *World) Promise(s *Server) time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if t := s.Promise(w.Now() + w.Network); t < Forever-w.Network {
+		return t + w.Network
+	}
+	return Forever
+}
+
+// Lock and Unlock guard what a world's callers share. No time may pass in between.
+func (w *World) Lock() { w.mu.Lock() }
+
+// Unlock is the end of Lock.
+func (w *World) Unlock() { w.mu.Unlock() }
