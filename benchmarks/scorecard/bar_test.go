@@ -1,0 +1,135 @@
+package scorecard
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+var update = flag.Bool("update", false, "write down which bars hold")
+
+// heldFile has a line for each bar and cell that a change must not break.
+const heldFile = "held.txt"
+
+// Bars that have held once hold. The library and the oracle alone run, with one seed: who
+// wants to know more uses the command.
+func TestBarsThatHeld(t *testing.T) {
+	notUnderRace(t)
+	var (
+		mu      sync.Mutex
+		results []Result
+	)
+	t.Run("cells", func(t *testing.T) {
+		turns := make(chan struct{}, runtime.GOMAXPROCS(0))
+		for _, job := range (Plan{Quick: true, Seeds: 1}).Jobs() {
+			t.Run(job.Cell, func(t *testing.T) {
+				t.Parallel()
+				turns <- struct{}{}
+				defer func() { <-turns }()
+				r, err := job.Do(bubble(t), true)
+				require.NoError(t, err)
+				mu.Lock()
+				defer mu.Unlock()
+				results = append(results, r)
+			})
+		}
+	})
+	data := Summarize(nil, results)
+	var holds, misses []string
+	figures := make(map[string]string)
+	for _, v := range data.Verdicts() {
+		figures[v.Name()] = fmt.Sprintf("%.4g, must be %.4g", v.Figure.Mean, v.Limit)
+		if v.Held() {
+			holds = append(holds, v.Name())
+		} else {
+			misses = append(misses, v.Name())
+			t.Logf("missed: %s: %s", v.Name(), figures[v.Name()])
+		}
+	}
+	slices.Sort(holds)
+	if *update {
+		require.NoError(t, os.WriteFile(heldFile, []byte(strings.Join(holds, "\n")+"\n"), 0o644))
+		return
+	}
+	text, err := os.ReadFile(heldFile)
+	require.NoError(t, err)
+	for _, name := range strings.Split(strings.TrimSpace(string(text)), "\n") {
+		if slices.Contains(misses, name) {
+			t.Errorf("%s: %s; it has held before", name, figures[name])
+		} else if !slices.Contains(holds, name) {
+			t.Errorf("%s: there is no such bar or cell any more; -update writes the list again", name)
+		}
+	}
+}
+
+// notUnderRace skips what would take ten times as long under the race detector, and has
+// nothing to show it that the tests of the simulator and of the libraries have not.
+func notUnderRace(t *testing.T) {
+	if raceEnabled {
+		t.Skip("long under the race detector")
+	}
+}
+
+// What is written is read again, and judged in the same way.
+func TestDataRoundTrip(t *testing.T) {
+	results := []Result{
+		{Cell: "S4/p=0.3", Seed: 2, Measures: map[string]Measures{"mettle": {Possible: 1, Goodput: 400, Opens: 0}, "gobreaker": {Goodput: 500}, "oracle": {Goodput: 600}}},
+		{Cell: "S4/p=0.3", Seed: 1, Measures: map[string]Measures{"mettle": {Possible: 0.9, Goodput: 300, Opens: 0}, "gobreaker": {Goodput: 400}, "oracle": {Goodput: 600}}},
+		{Cell: "S1/for=30s/how=fast/clients=10", Seed: 1, Measures: map[string]Measures{"mettle": {Recover: 2.5}}, Curves: map[string][]float64{"mettle": {3, 2, 1}}},
+	}
+	d := Summarize([][2]string{{"command", "none: at all"}}, results)
+	assert.Equal(t, []string{"S1/for=30s/how=fast/clients=10", "S4/p=0.3"}, d.Cells())
+	possible := d.Stats[Key{"S4/p=0.3", "mettle", Possible}]
+	assert.InDelta(t, 0.95, possible.Mean, 1e-9)
+	assert.InDelta(t, 0.05*12.706, possible.Half, 1e-3) // of two: s/√2 is half their distance
+	assert.Equal(t, 2, possible.Seeds)
+
+	var text bytes.Buffer
+	require.NoError(t, d.Write(&text))
+	again, err := Read(bytes.NewReader(text.Bytes()))
+	require.NoError(t, err)
+	assert.Equal(t, d.Head, again.Head)
+	assert.Equal(t, []float64{3, 2, 1}, again.Curve("S1/for=30s/how=fast/clients=10", "mettle"))
+	assert.Equal(t, d.BarTable(), again.BarTable())
+	for _, want := range []string{
+		"| S1 | recovered, seconds after 30 s | ≤ 2 | 2.5 | 0 | for=30s/how=fast/clients=10 | 0 of 1 | **fail** |",
+		"| S4 | openings below the threshold of 0.5 | ≤ 0 | 0 | 0 | p=0.3 | 1 of 1 | pass |",
+		"| p=0.3, gobreaker | 0 of 1 | **fail** |",
+	} {
+		assert.Contains(t, again.BarTable(), want)
+	}
+	for _, bad := range []string{"BenchmarkS4/p=0.3 1 2 a 0 a±\n", "BenchmarkS4/impl=x 1 2\n", "BenchmarkS4/impl=x 1 two a 0 a±\n"} {
+		_, err := Read(strings.NewReader(bad))
+		assert.Error(t, err, bad)
+	}
+}
+
+// Cells have names of their own, and who is to be judged takes part.
+func TestScenarios(t *testing.T) {
+	names := make(map[string]bool)
+	for _, s := range Scenarios() {
+		assert.Equal(t, s.Waiting == "", len(s.Cells) > 0, s.ID)
+		for _, c := range s.Cells {
+			name := s.ID + "/" + c.Name
+			assert.False(t, names[name], name)
+			names[name] = true
+			who := c.contenders()
+			assert.Equal(t, Best, who[0].Kind, name)
+			assert.True(t, slices.ContainsFunc(who, func(k Contender) bool { return k.Name == c.ours() }), name)
+			job, err := ParseJob(Job{name, 7}.String())
+			require.NoError(t, err)
+			assert.Equal(t, Job{name, 7}, job)
+		}
+	}
+	assert.Equal(t, "S4/p=0.1 1", Plan{Only: []string{"S4"}, Seeds: 2}.Jobs()[0].String())
+	assert.Len(t, Plan{Only: []string{"S4/p=0.1"}, Seeds: 2}.Jobs(), 2)
+}

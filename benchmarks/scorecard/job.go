@@ -1,0 +1,143 @@
+package scorecard
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mettle-go/mettle/benchmarks/sim"
+)
+
+// Job is a cell to be run with one seed by all who take part.
+type Job struct {
+	Cell string // of which scenario, as in S4/p=0.3
+	Seed uint64 // from 1
+}
+
+// String returns the job as ParseJob reads it.
+func (j Job) String() string { return fmt.Sprintf("%s %d", j.Cell, j.Seed) }
+
+// ParseJob reads what String returns.
+func ParseJob(text string) (j Job, err error) {
+	_, err = fmt.Sscanf(text, "%s %d", &j.Cell, &j.Seed)
+	return j, err
+}
+
+// Plan says what is to be run.
+type Plan struct {
+	Quick bool     // only the cells of the quick run
+	Only  []string // scenarios or cells, such as S4 or S4/p=0.3; nil: all
+	Seeds int      // at most
+}
+
+// Jobs returns the jobs of the plan: all cells with the first seed, then with the next,
+// so that what an interrupted run has is even.
+func (p Plan) Jobs() (jobs []Job) {
+	for seed := 1; seed <= p.Seeds; seed++ {
+		for _, s := range Scenarios() {
+			for _, c := range s.Cells {
+				name := s.ID + "/" + c.Name
+				if p.Quick && !c.Quick || c.Seeds > 0 && seed > c.Seeds || !p.wants(s.ID, name) {
+					continue
+				}
+				jobs = append(jobs, Job{name, uint64(seed)})
+			}
+		}
+	}
+	return jobs
+}
+
+func (p Plan) wants(id, cell string) bool {
+	return len(p.Only) == 0 || slices.ContainsFunc(p.Only, func(only string) bool {
+		return only == id || only == cell || strings.HasPrefix(cell, only+"/")
+	})
+}
+
+// Check reports what in the plan is no scenario and no cell.
+func (p Plan) Check() error {
+	for _, only := range p.Only {
+		if len((Plan{Only: []string{only}, Seeds: 1}).Jobs()) > 0 {
+			continue
+		}
+		var known []string
+		for _, s := range Scenarios() {
+			if s.ID == only {
+				return fmt.Errorf("%s cannot be run yet: it waits for %s", only, s.Waiting)
+			}
+			if s.Waiting == "" {
+				known = append(known, s.ID)
+			}
+		}
+		return fmt.Errorf("%q is no scenario, must be one of %s, or a cell of one", only, strings.Join(known, ", "))
+	}
+	return nil
+}
+
+// find returns the cell of that name.
+func find(name string) (Cell, error) {
+	for _, s := range Scenarios() {
+		for _, c := range s.Cells {
+			if s.ID+"/"+c.Name == name {
+				return c, nil
+			}
+		}
+	}
+	return Cell{}, fmt.Errorf("scorecard: no cell %q", name)
+}
+
+// contenders returns who takes part in the cell, the oracle first.
+func (c Cell) contenders() (all []Contender) {
+	for _, k := range append(Contenders(), c.Extra...) {
+		if c.Only != nil && !slices.Contains(c.Only, k.Name) && k.Kind != Best {
+			continue
+		}
+		if k.Kind == Best {
+			all = slices.Insert(all, 0, k)
+		} else {
+			all = append(all, k)
+		}
+	}
+	return all
+}
+
+// Do runs the job. The bubble runs a function in a testing/synctest bubble of its own.
+// With ours, only the contender that the bars are about takes part, and the oracle.
+func (j Job) Do(bubble func(func()), ours bool) (Result, error) {
+	c, err := find(j.Cell)
+	if err != nil {
+		return Result{}, err
+	}
+	r := Result{Cell: j.Cell, Seed: j.Seed, Measures: make(map[string]Measures)}
+	if c.Curve {
+		r.Curves = make(map[string][]float64)
+	}
+	var best *trial
+	for _, k := range c.contenders() {
+		if ours && k.Kind != Best && k.Name != c.ours() {
+			continue
+		}
+		var t *trial
+		bubble(func() { t = run(c.setting, k, j.Seed) })
+		if k.Kind == Best {
+			best = t
+		}
+		r.Measures[k.Name] = c.measure(t, best)
+		if c.Curve {
+			r.Curves[k.Name] = t.curve()
+		}
+	}
+	return r, nil
+}
+
+// curve returns goodput in each second.
+func (t *trial) curve() (points []float64) {
+	for at := time.Duration(0); at+time.Second <= t.until; at += time.Second {
+		points = append(points, float64(sim.Sum(t.Good, at, at+time.Second)))
+	}
+	return points
+}
+
+// ResultMark begins the lines in which a worker prints results: those whose work it is
+// print lines of their own.
+const ResultMark = "\x1eresult "
