@@ -1,9 +1,10 @@
-// Command benchmarks measures what a call pays for being protected, beside other
-// libraries that do the same, and writes the figures into RESULTS.md. Start it with -h
-// for its flags.
+// Command benchmarks measures what a call pays for being protected, and what protection
+// is worth in an outage, beside other libraries, and writes the figures into RESULTS.md.
+// Start it with -h for its flags.
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -13,25 +14,31 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/mettle-go/mettle/benchmarks/scorecard"
 )
 
 const usage = `Usage: go run ./benchmarks [flags]
 
-Measures what a call pays for being protected, and writes what it measured into
-benchmarks/data/overhead.txt and the tables made of it into benchmarks/RESULTS.md.
-Progress goes to standard error, the tables to standard output as well. Nothing is
-written before the last round is over.
+Measures in two parts, beside other libraries: overhead, what a call pays for being
+protected, and the scorecard, how many calls succeed through all sorts of trouble, which
+is simulated. All of both goes into benchmarks/data, with the tables made of it in
+benchmarks/RESULTS.md. What is only a part of it, or was interrupted, goes into
+benchmarks/out. Progress goes to standard error, the tables to standard output as well.
 
-Figures are worth something only if nothing else runs on the machine.
+Overhead is worth something only if nothing else runs on the machine. The scorecard does
+not depend on how fast the machine is, or how busy.
 
 Examples:
 
-  go run ./benchmarks                                  everything, about four minutes
-  go run ./benchmarks -rounds 50                       the same, for longer
-  go run ./benchmarks -dry -rounds 2 -benchtime 20ms   a quick look, writes nothing
-  go run ./benchmarks -table                           only the tables, from the data
+  go run ./benchmarks                   everything, more than an hour
+  go run ./benchmarks -quick            a part of the scorecard, some minutes
+  go run ./benchmarks -only S4          all of one scenario
+  go run ./benchmarks -only overhead    overhead, about four minutes
+  go run ./benchmarks -table            only the tables, from the data
 
 Flags:
 
@@ -43,13 +50,48 @@ const (
 	// defaultBenchtime is short, so that those who are compared have their turns close
 	// to each other: other users of the machine come and go within seconds.
 	defaultBenchtime = 50 * time.Millisecond
+
+	defaultSeeds = 30
+	quickSeeds   = 2
 )
 
 type options struct {
+	quick bool
+	only  []string // nil: both parts
+	seeds int
+	out   string // folder; empty: as usage says
+
 	rounds    int
 	benchtime time.Duration
 	dry       bool
 	table     bool
+}
+
+// The parts, as -only has them.
+const (
+	overheadPart  = "overhead"
+	scorecardPart = "scorecard"
+)
+
+// overhead reports whether that part is to be measured.
+func (o options) overhead() bool {
+	return slices.Contains(o.only, overheadPart) || len(o.only) == 0 && !o.quick
+}
+
+// plan returns what of the scorecard is to be run, and whether anything is.
+func (o options) plan() (scorecard.Plan, bool) {
+	plan := scorecard.Plan{Quick: o.quick, Seeds: o.seeds}
+	if len(o.only) == 0 || slices.Contains(o.only, scorecardPart) {
+		return plan, true
+	}
+	plan.Only = slices.DeleteFunc(slices.Clone(o.only), func(s string) bool { return s == overheadPart })
+	return plan, len(plan.Only) > 0
+}
+
+// whole reports whether it is all of the scorecard that is to be run.
+func (o options) whole() bool {
+	plan, run := o.plan()
+	return run && len(plan.Only) == 0 && !plan.Quick && plan.Seeds >= defaultSeeds
 }
 
 func main() {
@@ -64,7 +106,7 @@ func main() {
 	}
 	err = run(ctx, o, os.Args[1:])
 	if err != nil && ctx.Err() != nil {
-		err = errors.New("interrupted, nothing written")
+		err = errors.New("interrupted")
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "benchmarks:", err)
@@ -81,27 +123,60 @@ func parse(args []string, w io.Writer) (o options, err error) {
 		fmt.Fprint(w, usage)
 		flags.PrintDefaults()
 	}
-	flags.IntVar(&o.rounds, "rounds", defaultRounds, "how often everything is measured in turn; fewer than 10 only with -dry")
-	flags.DurationVar(&o.benchtime, "benchtime", defaultBenchtime, "how long each benchmark runs in a round")
+	flags.BoolVar(&o.quick, "quick", false, "less of it: the cells of the scorecard that tell most, with few seeds")
+	only := flags.String("only", "", "`parts` separated by commas: overhead, scorecard, or scenarios such as S4")
+	flags.IntVar(&o.seeds, "seeds", 0, fmt.Sprintf("with how many seeds each cell of the scorecard is run (default %d, %d with -quick)", defaultSeeds, quickSeeds))
+	flags.StringVar(&o.out, "out", "", "`folder` for the data; RESULTS.md stays as it is then")
+	flags.IntVar(&o.rounds, "rounds", defaultRounds, "how often all of overhead is measured in turn; fewer than 10 only with -dry or -out")
+	flags.DurationVar(&o.benchtime, "benchtime", defaultBenchtime, "how long each benchmark of overhead runs in a round")
 	flags.BoolVar(&o.dry, "dry", false, "write no file")
 	flags.BoolVar(&o.table, "table", false, "do not measure, make the tables again from the data")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
-	switch {
-	case flags.NArg() > 0:
-		err = fmt.Errorf("%q is no flag", flags.Arg(0))
-	case o.rounds < 1:
-		err = fmt.Errorf("-rounds is %d, must be at least 1", o.rounds)
-	case o.rounds < leastRounds && !o.dry && !o.table:
-		err = fmt.Errorf("-rounds is %d, must be at least %d to be written down, or used with -dry", o.rounds, leastRounds)
-	case o.benchtime <= 0:
-		err = fmt.Errorf("-benchtime is %v, must be positive", o.benchtime)
-	}
+	err = o.check(flags, *only)
 	if err != nil {
 		fmt.Fprintf(w, "benchmarks: %v; see -h\n", err)
 	}
 	return o, err
+}
+
+// check fills in what depends on several flags, and reports what is wrong with them.
+func (o *options) check(flags *flag.FlagSet, only string) error {
+	given := make(map[string]bool)
+	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	if given["only"] {
+		o.only = strings.Split(only, ",")
+	}
+	if !given["seeds"] {
+		o.seeds = defaultSeeds
+		if o.quick {
+			o.seeds = quickSeeds
+		}
+	}
+	plan, _ := o.plan()
+	switch {
+	case flags.NArg() > 0:
+		return fmt.Errorf("%q is no flag", flags.Arg(0))
+	case o.rounds < 1:
+		return fmt.Errorf("-rounds is %d, must be at least 1", o.rounds)
+	case o.rounds < leastRounds && !o.dry && !o.table && o.out == "":
+		return fmt.Errorf("-rounds is %d, must be at least %d to be written down, or used with -dry or -out", o.rounds, leastRounds)
+	case o.benchtime <= 0:
+		return fmt.Errorf("-benchtime is %v, must be positive", o.benchtime)
+	case o.seeds < 1:
+		return fmt.Errorf("-seeds is %d, must be at least 1", o.seeds)
+	case given["out"] && o.out == "":
+		return errors.New("-out is empty, must be a folder")
+	case o.dry && o.out != "":
+		return errors.New("-dry and -out exclude each other")
+	case o.table && (o.quick || given["only"] || given["seeds"] || o.out != ""):
+		return errors.New("-table measures nothing, so -quick, -only, -seeds and -out mean nothing beside it")
+	}
+	if err := plan.Check(); err != nil {
+		return fmt.Errorf("-only: %w", err)
+	}
+	return nil
 }
 
 func run(ctx context.Context, o options, args []string) error {
@@ -109,12 +184,27 @@ func run(ctx context.Context, o options, args []string) error {
 	if err != nil {
 		return err
 	}
-	data, results := filepath.Join(dir, dataFile), filepath.Join(dir, resultsFile)
+	command := strings.Join(append([]string{"go run ./benchmarks"}, args...), " ")
+	if o.table || o.overhead() {
+		if err := overhead(ctx, dir, command, o); err != nil {
+			return err
+		}
+	}
+	if plan, run := o.plan(); o.table || run {
+		return score(ctx, dir, command, o, plan)
+	}
+	return nil
+}
+
+// overhead measures that part and writes it down.
+func overhead(ctx context.Context, dir, command string, o options) (err error) {
+	data := filepath.Join(dir, dataFolder, overheadFile)
 	var text []byte
 	if o.table {
-		text, err = os.ReadFile(data)
+		if text, err = os.ReadFile(data); errors.Is(err, os.ErrNotExist) {
+			return nil // nobody has measured yet
+		}
 	} else {
-		command := strings.Join(append([]string{"go run ./benchmarks"}, args...), " ")
 		text, err = measure(ctx, dir, command, o)
 	}
 	if err != nil {
@@ -126,23 +216,68 @@ func run(ctx context.Context, o options, args []string) error {
 	}
 	tables := figures.markdown()
 	fmt.Print(tables)
-	if o.dry {
+	switch {
+	case o.dry:
 		return nil
-	}
-	old, err := os.ReadFile(results)
-	if err != nil {
-		return err
-	}
-	fresh, err := splice(string(old), tables)
-	if err != nil {
-		return fmt.Errorf("%s: %w", results, err)
-	}
-	if !o.table {
-		if err := errors.Join(os.MkdirAll(filepath.Dir(data), 0o755), os.WriteFile(data, text, 0o644)); err != nil {
+	case o.out != "":
+		return write(filepath.Join(o.out, overheadFile), text)
+	case !o.table:
+		if err := write(data, text); err != nil {
 			return err
 		}
 	}
-	return os.WriteFile(results, []byte(fresh), 0o644)
+	return splice(filepath.Join(dir, resultsFile), overheadPart, tables)
+}
+
+// score runs the scorecard and writes it down. What there is when it fails or is
+// interrupted is written as well.
+func score(ctx context.Context, dir, command string, o options, plan scorecard.Plan) error {
+	data := filepath.Join(dir, dataFolder, scorecardFile)
+	var d *scorecard.Data
+	var failure error
+	if o.table {
+		text, err := os.ReadFile(data)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		if err == nil {
+			d, err = scorecard.Read(bytes.NewReader(text))
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", data, err)
+		}
+	} else if d, failure = simulate(ctx, dir, command, plan); d == nil {
+		return failure
+	}
+	fmt.Print(d.BarTable())
+	if o.dry {
+		return failure
+	}
+	if !o.table {
+		switch {
+		case o.out != "":
+			data = filepath.Join(o.out, scorecardFile)
+		case !o.whole() || failure != nil:
+			data = filepath.Join(dir, partFolder, scorecardFile)
+		}
+		var text bytes.Buffer
+		if err := errors.Join(d.Write(&text), write(data, text.Bytes())); err != nil {
+			return errors.Join(failure, err)
+		}
+		fmt.Fprintln(os.Stderr, "figures are in", data)
+		if failure != nil || o.out != "" || !o.whole() {
+			return failure
+		}
+	}
+	return splice(filepath.Join(dir, resultsFile), scorecardPart, d.Markdown())
+}
+
+// write makes a file, with the folder that it is in.
+func write(file string, text []byte) error {
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(file, text, 0o644)
 }
 
 // folder returns where the module of the benchmarks is.
@@ -155,24 +290,40 @@ func folder(ctx context.Context) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// Files of the module, by their paths in it.
+// Files and folders of the module, by their paths in it.
 const (
-	dataFile    = "data/overhead.txt"
-	resultsFile = "RESULTS.md"
+	dataFolder    = "data"
+	partFolder    = "out" // for what is not all there is
+	overheadFile  = "overhead.txt"
+	scorecardFile = "scorecard.txt"
+	resultsFile   = "RESULTS.md"
 )
 
-// The tables stand between these in RESULTS.md.
-const (
-	begin = "<!-- begin: overhead; written by go run ./benchmarks, not by hand -->\n"
-	end   = "<!-- end: overhead -->\n"
-)
+// splice puts the tables of a part into the place that is kept for them in a file.
+func splice(file, part, tables string) error {
+	page, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	fresh, err := spliced(string(page), part, tables)
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	return os.WriteFile(file, []byte(fresh), 0o644)
+}
 
-// splice returns page with tables in the place that is kept for them.
-func splice(page, tables string) (string, error) {
+// spliced returns page with the tables of a part in the place that is kept for them.
+func spliced(page, part, tables string) (string, error) {
+	begin, end := marks(part)
 	head, rest, ok := strings.Cut(page, begin)
 	_, tail, closed := strings.Cut(rest, end)
 	if !ok || !closed {
 		return "", fmt.Errorf("has no place for the tables: %q and %q", strings.TrimSpace(begin), strings.TrimSpace(end))
 	}
 	return head + begin + "\n" + tables + "\n" + end + tail, nil
+}
+
+// marks returns what the tables of a part stand between in RESULTS.md.
+func marks(part string) (begin, end string) {
+	return "<!-- begin: " + part + "; written by go run ./benchmarks, not by hand -->\n", "<!-- end: " + part + " -->\n"
 }

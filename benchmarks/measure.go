@@ -172,6 +172,7 @@ type progress struct {
 	w        *os.File
 	terminal bool
 	title    string
+	told     time.Time // when step has written last
 }
 
 func newProgress(w *os.File) *progress {
@@ -191,6 +192,18 @@ func (p *progress) line(title string) {
 func (p *progress) show(detail string) {
 	if p.terminal {
 		fmt.Fprintf(p.w, "\r\033[K%s  load %.2f  %s", p.title, loadAverage(), strings.TrimPrefix(detail, "Benchmark"))
+	}
+}
+
+// step tells that something is done. Elsewhere than on a terminal it has a line for each,
+// but for no more than one in ten seconds.
+func (p *progress) step(title, detail string) {
+	p.title = title
+	if p.terminal {
+		p.show(detail)
+	} else if now := time.Now(); now.Sub(p.told) > 10*time.Second {
+		p.told = now
+		fmt.Fprintf(p.w, "%s  %s\n", title, detail)
 	}
 }
 

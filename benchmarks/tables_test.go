@@ -5,31 +5,48 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/mettle-go/mettle/benchmarks/scorecard"
 )
 
-// The tables in RESULTS.md are those that the data gives. Before anything was
-// measured there are none.
+// The tables in RESULTS.md are those that the data give. Before anything was measured
+// there are none.
 func TestResultsAreThoseOfTheData(t *testing.T) {
 	page, err := os.ReadFile(resultsFile)
 	require.NoError(t, err)
-	tables := ""
-	switch text, err := os.ReadFile(dataFile); {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		t.Fatal(err)
-	default:
-		f, err := readFigures(string(text))
+	for part, tables := range map[string]func(text string) (string, error){
+		overheadPart: func(text string) (string, error) {
+			f, err := readFigures(text)
+			if err != nil {
+				return "", err
+			}
+			return f.markdown(), nil
+		},
+		scorecardPart: func(text string) (string, error) {
+			d, err := scorecard.Read(strings.NewReader(text))
+			if err != nil {
+				return "", err
+			}
+			return d.Markdown(), nil
+		},
+	} {
+		want := ""
+		text, err := os.ReadFile(filepath.Join(dataFolder, part+".txt"))
+		if !errors.Is(err, fs.ErrNotExist) {
+			require.NoError(t, err)
+			want, err = tables(string(text))
+			require.NoError(t, err)
+		}
+		spliced, err := spliced(string(page), part, want)
 		require.NoError(t, err)
-		tables = f.markdown()
+		assert.Equal(t, spliced, string(page), "the tables are not those of the data: go run ./benchmarks -table")
 	}
-	want, err := splice(string(page), tables)
-	require.NoError(t, err)
-	assert.Equal(t, want, string(page), "see go run ./benchmarks -table")
 }
 
 const sample = `rounds: 3
@@ -131,11 +148,12 @@ func TestNumber(t *testing.T) {
 }
 
 func TestSplice(t *testing.T) {
-	page, err := splice("before\n"+begin+"old\n"+end+"after\n", "new\n")
+	begin, end := marks("part")
+	page, err := spliced("before\n"+begin+"old\n"+end+"after\n", "part", "new\n")
 	assert.NoError(t, err)
 	assert.Equal(t, "before\n"+begin+"\nnew\n\n"+end+"after\n", page)
 	for _, page := range []string{"", begin, end, end + begin} {
-		_, err := splice(page, "new\n")
+		_, err := spliced(page, "part", "new\n")
 		assert.Error(t, err, page)
 	}
 }
@@ -153,6 +171,17 @@ func TestFlags(t *testing.T) {
 		"-rounds 10 quick":        `"quick" is no flag`,
 		"-no-such-flag":           "not defined",
 		"-h":                      "Examples:",
+		"-quick":                  "",
+		"-only S4,overhead":       "",
+		"-only S4/p=0.3 -seeds 3": "",
+		"-only S99":               `"S99" is no scenario`,
+		"-only S4,":               `"" is no scenario`,
+		"-only S3":                "waits for",
+		"-seeds 0":                "-seeds is 0",
+		"-out=":                   "-out is empty",
+		"-out x -rounds 2":        "",
+		"-out x -dry":             "exclude each other",
+		"-table -quick":           "-table measures nothing",
 		"-benchtime 1s -rounds 5": "-rounds is 5",
 	} {
 		var told strings.Builder
