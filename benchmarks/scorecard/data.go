@@ -29,10 +29,6 @@ type Stat struct {
 	Half  float64 // of the width of the 95 % interval of the mean; 0 with one seed
 }
 
-// Low and High are the ends of the 95 % interval.
-func (s Stat) Low() float64  { return s.Mean - s.Half }
-func (s Stat) High() float64 { return s.Mean + s.Half }
-
 // Key tells figures apart.
 type Key struct{ Cell, Contender, Measure string }
 

@@ -17,7 +17,7 @@ type Caller func(ctx context.Context, key int, op func(context.Context) error) e
 
 // Config describes a world.
 type Config struct {
-	Seed     uint64
+	Seed     uint64        // of all that is drawn
 	Arrivals Profile       // requests in a second
 	Until    time.Duration // when the last request arrives
 	Deadline time.Duration // after which an answer is of no use; by the intended time
@@ -28,7 +28,8 @@ type Config struct {
 	Client, Key func(Draw) int
 
 	// Work is one attempt. Nil: a call of Server.
-	Work   func(w *World, ctx context.Context, r *Request) error
+	Work func(w *World, ctx context.Context, r *Request) error
+	// Server is what Work calls unless it is set.
 	Server *Server
 
 	// Cancels says that attempts are cancelled other than by the deadline of their
