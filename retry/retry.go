@@ -225,7 +225,15 @@ func (r *Retrier) Do(ctx context.Context, op func(context.Context) error) error 
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	return r.run(ctx, nil, op)
+	// Written out here and in bound.Do: handed to an interface, op would escape to
+	// the heap, and every caller would pay for its closure.
+	c := call{r: r, ctx: ctx}
+	for attempt := c.begin(); ; {
+		err := c.direct(attempt, op)
+		if attempt, err = c.settle(attempt, err); attempt == nil {
+			return err
+		}
+	}
 }
 
 // Wrap returns the Retrier bound to next. See [mettle.Wrapper].
@@ -237,48 +245,25 @@ type bound struct {
 }
 
 func (b *bound) Do(ctx context.Context, op func(context.Context) error) error {
-	return b.r.run(ctx, b.next, op)
-}
-
-// invoke runs op under next, or as it is where there is no next.
-func invoke(ctx context.Context, next mettle.Policy, op func(context.Context) error) error {
-	if next == nil {
-		return op(ctx)
-	}
-	return next.Do(ctx, op)
-}
-
-func (r *Retrier) run(ctx context.Context, next mettle.Policy, op func(context.Context) error) error {
-	if n := mettle.Attempt(ctx); n > 0 && !r.nested {
-		r.counters.passed.Add(1)
-		// Where an adapter has begun a call of its own within the other's attempt, this is
-		// the retry that mettle.CallContext means, even if it leaves the resending to the
-		// other. Elsewhere the mark changes nothing.
-		return invoke(mettle.WithAttempt(ctx, n), next, op)
-	}
-	c := call{r: r, ctx: ctx, start: r.clock.Now(), charged: mettle.Ignored, paid: mettle.Ignored}
-	for c.n = 1; ; c.n++ {
-		attempt := mettle.WithAttempt(ctx, c.n)
-		err := c.attempt(attempt, next, op)
-		if err == nil {
-			r.budget.succeeded(c.charged)
-			return nil
+	c := call{r: b.r, ctx: ctx}
+	for attempt := c.begin(); ; {
+		err := c.through(attempt, b.next, op)
+		if attempt, err = c.settle(attempt, err); attempt == nil {
+			return err
 		}
-		if end := c.after(attempt, err); end != nil {
-			return end
-		}
-		if next != nil {
-			op = c.watch(op)
-		}
+		op = c.watch(op)
 	}
 }
 
-// call is one call of Do on its way through the attempts.
+// call is one call of Do on its way through the attempts. It lives on the stack.
 type call struct {
 	r        *Retrier
 	ctx      context.Context // the caller's
+	trace    *mettle.Trace   // nil: nobody listens
 	start    int64           // reading of the clock; all calls pay for it, or Elapsed would miss the first attempt
-	n        int             // the attempt that runs or ran last, from 1
+	n        int             // the attempt that runs or ran last, from 1; 0: the call is inside another's attempt
+	attempt  int64           // the clock when attempt n began, if it is traced
+	traced   bool            // whether the end of attempt n is to be told
 	prev     time.Duration   // what the backoff said last
 	failure  error           // the last failure of the dependency, nil while there is none
 	own      error           // the last error of op, nil where that is the error of attempt n
@@ -288,36 +273,92 @@ type call struct {
 	paid     mettle.Outcome  // the same for the attempt that has just ended
 }
 
-// attempt runs op once and counts what came of it.
-func (c *call) attempt(ctx context.Context, next mettle.Policy, op func(context.Context) error) error {
-	err := errAborted
-	defer func() { c.r.counters.ended(c.n, err) }()
-	if t := mettle.ContextTrace(ctx); t != nil {
-		err = c.traced(t, ctx, next, op)
-	} else {
-		err = invoke(ctx, next, op)
+// begin returns the context of the first attempt.
+func (c *call) begin() context.Context {
+	if n := mettle.Attempt(c.ctx); n > 0 && !c.r.nested {
+		c.r.counters.passed.Add(1)
+		// Where an adapter has begun a call of its own within the other's attempt, this is
+		// the retry that mettle.CallContext means, even if it leaves the resending to the
+		// other. Elsewhere the mark changes nothing.
+		return mettle.WithAttempt(c.ctx, n)
 	}
-	return err
+	c.start, c.n = c.r.clock.Now(), 1
+	c.charged, c.paid = mettle.Ignored, mettle.Ignored
+	attempt := mettle.WithAttempt(c.ctx, 1)
+	c.trace = mettle.ContextTrace(attempt)
+	return attempt
+}
+
+// settle takes note of how an attempt ended. It returns the context of the next one, or
+// nil and what Do returns.
+func (c *call) settle(attempt context.Context, err error) (next context.Context, end error) {
+	switch {
+	case c.n == 0:
+		return nil, err
+	case err == nil:
+		c.r.budget.succeeded(c.charged)
+		return nil, nil
+	}
+	if end := c.after(attempt, err); end != nil {
+		return nil, end
+	}
+	c.n++
+	return mettle.WithAttempt(c.ctx, c.n), nil
 }
 
 // errAborted stands for the error of an attempt that never returned one.
 var errAborted = errors.New("retry: the attempt panicked or called runtime.Goexit")
 
-func (c *call) traced(t *mettle.Trace, ctx context.Context, next mettle.Policy, op func(context.Context) error) error {
-	if t.AttemptStart != nil {
-		t.AttemptStart(mettle.TraceEvent{Policy: c.r.name, Attempt: c.n})
-	}
-	if t.AttemptDone == nil {
-		return invoke(ctx, next, op)
-	}
-	start, err := c.r.clock.Now(), errAborted
-	// Deferred, so that what AttemptStart began can be ended when op panics.
-	defer func() {
-		elapsed := time.Duration(c.r.clock.Now() - start)
-		t.AttemptDone(mettle.TraceEvent{Policy: c.r.name, Attempt: c.n, Elapsed: elapsed, Err: err})
-	}()
-	err = invoke(ctx, next, op)
+// direct makes an attempt that runs op.
+func (c *call) direct(ctx context.Context, op func(context.Context) error) error {
+	err := errAborted
+	defer func() { c.ended(err) }()
+	c.started()
+	err = op(ctx)
 	return err
+}
+
+// through makes an attempt that runs op under next.
+func (c *call) through(ctx context.Context, next mettle.Policy, op func(context.Context) error) error {
+	err := errAborted
+	defer func() { c.ended(err) }()
+	c.started()
+	err = next.Do(ctx, op)
+	return err
+}
+
+// started tells that an attempt begins.
+func (c *call) started() {
+	if c.trace == nil {
+		return
+	}
+	if c.trace.AttemptStart != nil {
+		c.trace.AttemptStart(mettle.TraceEvent{Policy: c.r.name, Attempt: c.n})
+	}
+	if c.trace.AttemptDone != nil {
+		c.attempt, c.traced = c.r.clock.Now(), true
+	}
+}
+
+// ended counts the attempt that ended with err. It is deferred, so that what AttemptStart
+// began can be ended when op panics.
+func (c *call) ended(err error) {
+	if !c.traced {
+		c.count(err)
+		return
+	}
+	c.traced = false
+	told := errAborted // by a hook that panics
+	defer func() { c.count(told) }()
+	elapsed := time.Duration(c.r.clock.Now() - c.attempt)
+	c.trace.AttemptDone(mettle.TraceEvent{Policy: c.r.name, Attempt: c.n, Elapsed: elapsed, Err: err})
+	told = err
+}
+
+func (c *call) count(err error) {
+	if c.n > 0 {
+		c.r.counters.ended(c.n, err)
+	}
 }
 
 // after decides what follows an attempt that ended with err, and waits for it: nil for
@@ -430,7 +471,7 @@ func (c *call) wait(attempt context.Context, delay time.Duration, err error) (ca
 			Context: attempt, Policy: c.r.name, Attempt: c.n, Delay: delay, Elapsed: c.elapsed(), Err: err,
 		})
 	}
-	if t := mettle.ContextTrace(attempt); t != nil && t.Wait != nil {
+	if t := c.trace; t != nil && t.Wait != nil {
 		t.Wait(mettle.TraceEvent{Policy: c.r.name, Attempt: c.n, Delay: delay, Err: err})
 	}
 	if delay > 0 {

@@ -9,7 +9,6 @@ import (
 	"github.com/failsafe-go/failsafe-go"
 	fsbulkhead "github.com/failsafe-go/failsafe-go/bulkhead"
 	"github.com/failsafe-go/failsafe-go/circuitbreaker"
-	"github.com/failsafe-go/failsafe-go/retrypolicy"
 	fstimeout "github.com/failsafe-go/failsafe-go/timeout"
 	"github.com/sony/gobreaker/v2"
 	"golang.org/x/sync/semaphore"
@@ -29,13 +28,12 @@ type entry struct {
 
 var groups = map[string]func() []entry{
 	"Nothing":  nothing,
-	"Retry":    retries,
 	"Timeout":  timeouts,
 	"Pipeline": pipelines,
 }
 
-func fromPolicy(p mettle.Policy) entry {
-	return entry{"mettle", contender{call: func(ctx context.Context, n int) error {
+func fromPolicy(name string, p mettle.Policy) entry {
+	return entry{name, contender{call: func(ctx context.Context, n int) error {
 		return p.Do(ctx, func(ctx context.Context) error { return work(ctx, n) })
 	}}}
 }
@@ -51,28 +49,12 @@ func fromFailsafe(policies ...failsafe.Policy[any]) entry {
 }
 
 func nothing() []entry {
-	return []entry{{"none", contender{call: work}}, fromPolicy(mettle.Compose())}
-}
-
-func retries() []entry {
-	return []entry{
-		fromPolicy(retry.New(retry.Config{})),
-		{"backoff", contender{call: func(ctx context.Context, n int) error {
-			_, err := backoff.Retry(ctx, func() (struct{}, error) { return struct{}{}, work(ctx, n) },
-				backoff.WithBackOff(backoff.NewExponentialBackOff()), backoff.WithMaxTries(3))
-			return err
-		}}},
-		fromFailsafe(newFailsafeRetry()),
-	}
-}
-
-func newFailsafeRetry() failsafe.Policy[any] {
-	return retrypolicy.NewBuilder[any]().WithMaxRetries(2).WithBackoff(100*time.Millisecond, 5*time.Second).Build()
+	return []entry{{"none", contender{call: work}}, fromPolicy("mettle", mettle.Compose())}
 }
 
 func timeouts() []entry {
 	return []entry{
-		fromPolicy(timeout.New(timeout.Config{After: 10 * time.Second})),
+		fromPolicy("mettle", timeout.New(timeout.Config{After: 10 * time.Second})),
 		{"context", contender{call: func(ctx context.Context, n int) error {
 			ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 			defer cancel()
@@ -102,7 +84,7 @@ func pipelines() []entry {
 		return err
 	}
 	return []entry{
-		fromPolicy(mettle.Compose(
+		fromPolicy("mettle", mettle.Compose(
 			timeout.New(timeout.Config{After: 30 * time.Second}),
 			retry.New(retry.Config{}),
 			breaker.New(breaker.Config{}),
@@ -129,10 +111,8 @@ func TestContenders(t *testing.T) {
 	}
 }
 
-func BenchmarkNothing(b *testing.B)  { compare(b, "Nothing") }
-func BenchmarkRetry(b *testing.B)    { compare(b, "Retry") }
-func BenchmarkTimeout(b *testing.B)  { compare(b, "Timeout") }
-func BenchmarkPipeline(b *testing.B) { compare(b, "Pipeline") }
+func BenchmarkNothing(b *testing.B) { compare(b, "Nothing") }
+func BenchmarkTimeout(b *testing.B) { compare(b, "Timeout") }
 
 // compare runs each contender from one goroutine and from all processors. The names
 // are in the form that benchstat takes apart.
