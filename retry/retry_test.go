@@ -120,6 +120,12 @@ func TestHealthyCallCosts(t *testing.T) {
 	if got := testing.AllocsPerRun(100, func() { _ = r.Do(bg, succeed) }); got > 1 {
 		t.Errorf("Do allocates %v times, want 1", got)
 	}
+	if got := testing.AllocsPerRun(100, func() {
+		n := 0
+		_ = r.Do(bg, func(ctx) error { n++; return nil })
+	}); got > 1 {
+		t.Errorf("Do of a closure allocates %v times, want 1", got)
+	}
 	p := mettle.Compose(r)
 	if got := testing.AllocsPerRun(100, func() { _ = p.Do(bg, succeed) }); got > 1 {
 		t.Errorf("a pipeline allocates %v times, want 1", got)
