@@ -28,7 +28,6 @@ type entry struct {
 
 var groups = map[string]func() []entry{
 	"Nothing":  nothing,
-	"Timeout":  timeouts,
 	"Pipeline": pipelines,
 }
 
@@ -50,18 +49,6 @@ func fromFailsafe(policies ...failsafe.Policy[any]) entry {
 
 func nothing() []entry {
 	return []entry{{"none", contender{call: work}}, fromPolicy("mettle", mettle.Compose())}
-}
-
-func timeouts() []entry {
-	return []entry{
-		fromPolicy("mettle", timeout.New(timeout.Config{After: 10 * time.Second})),
-		{"context", contender{call: func(ctx context.Context, n int) error {
-			ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-			defer cancel()
-			return work(ctx, n)
-		}}},
-		fromFailsafe(fstimeout.New[any](10 * time.Second)),
-	}
 }
 
 // The standard order: total timeout, retry, breaker, bulkhead, timeout of an attempt.
@@ -112,7 +99,6 @@ func TestContenders(t *testing.T) {
 }
 
 func BenchmarkNothing(b *testing.B) { compare(b, "Nothing") }
-func BenchmarkTimeout(b *testing.B) { compare(b, "Timeout") }
 
 // compare runs each contender from one goroutine and from all processors. The names
 // are in the form that benchstat takes apart.
