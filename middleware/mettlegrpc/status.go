@@ -40,6 +40,16 @@ func outcome(ctx context.Context, code codes.Code) mettle.Outcome {
 	return mettle.Failure
 }
 
+// unwanted reports whether ctx was cancelled because nobody asks for an answer any more,
+// as that of a hedge's loser is. What the attempt then ends with says nothing.
+func unwanted(ctx context.Context) bool {
+	if ctx.Err() != context.Canceled {
+		return false
+	}
+	var cause interface{ Outcome() mettle.Outcome }
+	return errors.As(context.Cause(ctx), &cause) && cause.Outcome() == mettle.Ignored
+}
+
 // attemptError tells the policies what an attempt's status means.
 type attemptError struct {
 	err       error
@@ -63,6 +73,9 @@ func (o *options) mark(ctx context.Context, err error, trailer metadata.MD) *att
 	st := status.Convert(err)
 	code := st.Code()
 	e := &attemptError{err: err, outcome: outcome(ctx, code), after: -1, permanent: true}
+	if e.outcome.Failed() && unwanted(ctx) {
+		e.outcome = mettle.Ignored
+	}
 	if !e.outcome.Failed() {
 		return e
 	}
