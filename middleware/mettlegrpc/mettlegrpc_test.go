@@ -112,7 +112,7 @@ func TestReplyIsThatOfTheWinner(t *testing.T) {
 // The attempts of a hedge write concurrently, and all of them succeed: under the race
 // detector this fails when two of them share a reply, a header or a peer.
 //
-// Spec: G4 (part)
+// Spec: G4
 func TestHedgedReplyIsOfOneAttempt(t *testing.T) {
 	client, _ := dial(t, race(8), func(ctx context.Context, n int) (*pb.SimpleResponse, error) {
 		name := fmt.Sprint(n)
@@ -212,7 +212,7 @@ type full struct{}
 func (*full) Error() string        { return "bulkhead: full" }
 func (*full) Is(target error) bool { return target == mettle.ErrRejected }
 
-// Spec: G9 (part)
+// Spec: G9
 func TestRefusalIsUnavailable(t *testing.T) {
 	refuse := mettle.PolicyFunc(func(context.Context, func(context.Context) error) error { return new(full) })
 	client, service := dial(t, refuse, nil)
@@ -259,7 +259,7 @@ func class(t *testing.T, ctx context.Context, p mettle.Policy,
 	return outcome, permanent, err
 }
 
-// Spec: P14 (part), G2 (part)
+// Spec: P14, G2
 func TestOutcomes(t *testing.T) {
 	for code, want := range map[codes.Code]mettle.Outcome{
 		codes.OK:                 mettle.Success,

@@ -49,7 +49,7 @@ func TestRetryKeepsStatus(t *testing.T) {
 // Neither an answer nor a failure after which the work may have been done is resent,
 // unless the user says that the methods can bear it.
 //
-// Spec: G2 (part)
+// Spec: G2
 func TestRetryResendsNothingElse(t *testing.T) {
 	for _, tt := range []struct {
 		code codes.Code
@@ -72,7 +72,7 @@ func TestRetryResendsNothingElse(t *testing.T) {
 	}
 }
 
-// Spec: G9 (part)
+// Spec: G9
 func TestOpenBreakerIsUnavailable(t *testing.T) {
 	p := breaker.New(breaker.Config{Name: "orders", Consecutive: 3})
 	client, service := dial(t, p, func(_ context.Context, n int) (*pb.SimpleResponse, error) {

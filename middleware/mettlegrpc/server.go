@@ -38,7 +38,7 @@ func UnaryServerInterceptor(p mettle.Policy, opts ...Option) grpc.UnaryServerInt
 		if c.ran.Load() {
 			return resp, c.err
 		}
-		err, trailer := c.refusal(err)
+		trailer, err := c.refusal(err)
 		if trailer != nil {
 			grpc.SetTrailer(ctx, trailer) // fails only where there is nobody to tell
 		}
@@ -72,7 +72,7 @@ func StreamServerInterceptor(p mettle.Policy, opts ...Option) grpc.StreamServerI
 		if c.ran.Load() {
 			return c.err
 		}
-		err, trailer := c.refusal(err)
+		trailer, err := c.refusal(err)
 		if trailer != nil {
 			ss.SetTrailer(trailer)
 		}
@@ -107,10 +107,10 @@ func (c *serving) serve(p mettle.Policy, handle func(context.Context) error) err
 
 // refusal returns what a client is told whose call the handler has not seen. It learns
 // nothing of what is behind the server: names and limits are for the log, in the error.
-func (c *serving) refusal(err error) (error, metadata.MD) {
+func (c *serving) refusal(err error) (metadata.MD, error) {
 	if c.Err() != nil { // nobody waits for an answer
 		err = cmp.Or(err, context.Cause(c))
-		return &statusError{err, status.FromContextError(c.Err())}, nil
+		return nil, &statusError{err, status.FromContextError(c.Err())}
 	}
 	err = cmp.Or(err, errNoHandler)
 	told := &statusError{err, status.New(c.refuseWith, "refused by the server, which has too much to do")}
@@ -120,13 +120,13 @@ func (c *serving) refusal(err error) (error, metadata.MD) {
 	case c.refuseWith == codes.ResourceExhausted:
 		delay = defaultPushback
 	default:
-		return told, nil
+		return nil, told
 	}
 	ms := delay / time.Millisecond
 	if delay%time.Millisecond > 0 && delay < math.MaxInt64 {
 		ms++
 	}
-	return told, metadata.Pairs(pushbackKey, strconv.FormatInt(int64(ms), 10))
+	return metadata.Pairs(pushbackKey, strconv.FormatInt(int64(ms), 10)), told
 }
 
 var errNoHandler = errors.New("mettlegrpc: the policy reported success without the handler")
