@@ -24,7 +24,7 @@ var passes = []pass{
 	// One processor: no work that a call causes, such as collecting its garbage, is
 	// done unseen on another.
 	{"^(BenchmarkFloor|BenchmarkBreaker|BenchmarkBulkhead)$", "1"},
-	{"^(BenchmarkBreakerShared|BenchmarkBulkheadShared)$", "1,2"},
+	{"^(BenchmarkFloorShared|BenchmarkBreakerShared|BenchmarkBulkheadShared)$", "1,2"},
 	// By itself, since the memory that it takes changes when garbage is collected.
 	{"^BenchmarkBreakerIdle$", "1"},
 }

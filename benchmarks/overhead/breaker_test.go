@@ -187,7 +187,8 @@ func hystrixCalls(c hystrix.CommandConfig) (contender, any) {
 }
 
 // eapache opens at so many failures without a pause of openFor between two of them, and
-// takes no context. Healthy calls are not counted, and do not look at a clock.
+// takes no context. Healthy calls are not counted, and do not look at a clock. However
+// many there are, ten failures are too many: it is not measured while some calls fail.
 func eapacheBreaker() (contender, any) {
 	br := eapache.New(consecutive, 2, openFor)
 	return contender{
@@ -221,12 +222,16 @@ func BenchmarkBreaker(b *testing.B) {
 			defer cancel()
 			alone(b, ctx, c.bare, true)
 		}},
+		{"failing", func(b *testing.B, c contender) { withFailures(b, c.call) }},
 		{"open", func(b *testing.B, c contender) {
 			open(b, c)
 			alone(b, b.Context(), c.bare, false)
 		}},
 	} {
 		for _, kind := range breakerKinds {
+			if form.name == "failing" && kind.name == "eapache" {
+				continue // see eapacheBreaker
+			}
 			b.Run("case="+form.name+"/rule="+kind.rule+"/impl="+kind.name, func(b *testing.B) {
 				c, _ := kind.make()
 				form.run(b, c)
@@ -237,14 +242,25 @@ func BenchmarkBreaker(b *testing.B) {
 
 // BenchmarkBreakerShared is for -cpu=1,2: as many callers as processors, on one breaker.
 func BenchmarkBreakerShared(b *testing.B) {
-	for _, kind := range breakerKinds {
-		if kind.name == "hystrix" {
-			continue // see hystrixBreaker
+	for _, form := range []struct {
+		name string
+		run  func(b *testing.B, c contender)
+	}{
+		{"closed", func(b *testing.B, c contender) { together(b, c.ignoringN) }},
+		{"failing", func(b *testing.B, c contender) { someFail(b); togetherFailing(b, every, c.call) }},
+		{"open", func(b *testing.B, c contender) { open(b, c); togetherFailing(b, 1, c.ignoringN) }},
+	} {
+		for _, kind := range breakerKinds {
+			switch {
+			case kind.name == "hystrix": // see hystrixBreaker
+			case kind.name == "eapache" && form.name == "failing": // see eapacheBreaker
+			default:
+				b.Run("case="+form.name+"/rule="+kind.rule+"/impl="+kind.name, func(b *testing.B) {
+					c, _ := kind.make()
+					form.run(b, c)
+				})
+			}
 		}
-		b.Run("case=shared/rule="+kind.rule+"/impl="+kind.name, func(b *testing.B) {
-			c, _ := kind.make()
-			together(b, func(ctx context.Context, _ int) error { return c.bare(ctx) })
-		})
 	}
 }
 

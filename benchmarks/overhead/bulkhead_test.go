@@ -28,6 +28,7 @@ type bulkheadKind struct {
 var bulkheadKinds = []bulkheadKind{
 	{"mettle", false, mettleBulkhead},
 	{"mettle-permit", false, mettlePermit},
+	{"mettle-pool", false, mettlePool},
 	{"semaphore", false, weighted},
 	{"semaphore-acquire", true, weightedAcquire},
 	{"channel", false, channel},
@@ -66,6 +67,19 @@ func mettlePermit(limit int) contender {
 			}
 			defer p.Release()
 			return work(ctx, n)
+		},
+	}
+}
+
+// A pool of three that share one dependency, none of whose room is lent.
+func mettlePool(limit int) contender {
+	x := bulkhead.NewPartition(bulkhead.PartitionConfig{Pools: []bulkhead.PoolConfig{
+		{Name: "critical", Limit: limit}, {Name: "normal", Limit: limit}, {Name: "background", Limit: limit},
+	}}).Pool("normal")
+	return contender{
+		bare: func(ctx context.Context) error { return x.Do(ctx, noop) },
+		call: func(ctx context.Context, n int) error {
+			return x.Do(ctx, func(ctx context.Context) error { return work(ctx, n) })
 		},
 	}
 }
@@ -223,16 +237,24 @@ func BenchmarkBulkhead(b *testing.B) {
 }
 
 // BenchmarkBulkheadShared is for -cpu=1,2: as many callers as processors, in one
-// bulkhead with room for all.
+// bulkhead that has room for all, or for none.
 func BenchmarkBulkheadShared(b *testing.B) {
-	for _, kind := range bulkheadKinds {
-		if kind.name == "hystrix" {
-			continue // see hystrixBreaker
+	for _, form := range []struct {
+		name  string
+		limit int
+		run   func(b *testing.B, c contender)
+	}{
+		{"free", 100, func(b *testing.B, c contender) { together(b, c.ignoringN) }},
+		{"full", 1, func(b *testing.B, c contender) { fill(b, c); togetherFailing(b, 1, c.ignoringN) }},
+	} {
+		for _, kind := range bulkheadKinds {
+			if kind.name == "hystrix" || form.name == "full" && kind.waits {
+				continue // see hystrixBreaker
+			}
+			b.Run("case="+form.name+"/impl="+kind.name, func(b *testing.B) {
+				form.run(b, kind.make(form.limit))
+			})
 		}
-		b.Run("case=shared/impl="+kind.name, func(b *testing.B) {
-			c := kind.make(100)
-			together(b, func(ctx context.Context, _ int) error { return c.bare(ctx) })
-		})
 	}
 }
 

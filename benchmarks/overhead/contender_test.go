@@ -27,6 +27,9 @@ type contender struct {
 	call func(ctx context.Context, n int) error
 }
 
+// ignoringN is bare in the form of call.
+func (c contender) ignoringN(ctx context.Context, _ int) error { return c.bare(ctx) }
+
 // unusual is what noop and work do when they are not to do nothing. It is changed only
 // while no call begins.
 var unusual func() error
@@ -48,7 +51,16 @@ func noop(context.Context) error { return usual() }
 func noop0() error { return usual() }
 
 //go:noinline
-func work(context.Context, int) error { return usual() }
+func work(_ context.Context, n int) error {
+	if every != 0 && n%every == 0 {
+		return errDown
+	}
+	return usual()
+}
+
+// every says which calls of work fail: those of which n is a multiple of it. Zero: none.
+// It is changed only while no call begins.
+var every int
 
 var (
 	errDown = errors.New("down")
@@ -88,8 +100,7 @@ func makesCall(t *testing.T, call func(ctx context.Context, n int) error) {
 // makesCalls is makesCall for both forms, and for a call that fails too.
 func makesCalls(t *testing.T, c contender) {
 	t.Helper()
-	bare := func(ctx context.Context, _ int) error { return c.bare(ctx) }
-	for _, call := range []func(context.Context, int) error{bare, c.call} {
+	for _, call := range []func(context.Context, int) error{c.ignoringN, c.call} {
 		makesCall(t, call)
 		instead(t, func() error { return errDown })
 		if err := call(t.Context(), 1); !errors.Is(err, errDown) {
@@ -119,13 +130,39 @@ func withClosure(b *testing.B, call func(ctx context.Context, n int) error) {
 	}
 }
 
-// together measures as many callers as there are processors, on the same policy.
-func together(b *testing.B, call func(ctx context.Context, n int) error) {
+// withFailures measures one caller of work, every fourth of whose calls fails: not
+// enough for a breaker to open.
+func withFailures(b *testing.B, call func(ctx context.Context, n int) error) {
+	someFail(b)
 	b.ReportAllocs()
 	ctx := b.Context()
+	for n := 0; b.Loop(); n++ {
+		if err := call(ctx, n); (err != nil) != (n%every == 0) {
+			b.Fatal(err)
+		}
+	}
+}
+
+// someFail makes every fourth call of work fail until the test ends.
+func someFail(t testing.TB) {
+	every = 4
+	t.Cleanup(func() { every = 0 })
+}
+
+// together measures as many callers as there are processors, on the same policy.
+func together(b *testing.B, call func(ctx context.Context, n int) error) {
+	togetherFailing(b, 0, call)
+}
+
+// togetherFailing is together where calls fail, or are refused: those of which n is a multiple of
+// every, if that is not 0.
+func togetherFailing(b *testing.B, every int, call func(ctx context.Context, n int) error) {
+	b.ReportAllocs()
+	ctx := b.Context()
+	b.ResetTimer() // to open a breaker may take its time
 	b.RunParallel(func(pb *testing.PB) {
 		for n := 0; pb.Next(); n++ {
-			if err := call(ctx, n); err != nil {
+			if err := call(ctx, n); (err != nil) != (every != 0 && n%every == 0) {
 				b.Error(err)
 				return
 			}
