@@ -126,7 +126,12 @@ func WithAttempt(ctx context.Context, n int) context.Context {
 // those who write an adapter, which enters its pipeline with the result: an
 // enclosing retry still shows in [Attempt], but does not count as part of the call.
 // A retry inside therefore leaves resending to that one, unless it is Nested.
+//
+// Where there is nothing to start afresh from, the result is ctx itself.
 func WithCall(ctx context.Context) context.Context {
+	if c := fromContext(ctx); c == nil || c.call == nil {
+		return ctx
+	}
 	c := derive(ctx)
 	c.call = nil
 	return c

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/url"
 	"sync/atomic"
 	"time"
 )
@@ -56,6 +57,7 @@ type attempt struct {
 	unprepared   bool        // by the hook of Prepare, and not sent
 	malformed    bool
 
+	url     url.URL // of sent
 	resp    *http.Response
 	sent    *http.Request
 	ahead   *heldBody     // reads the body of a failed answer ahead; nil: nobody does
@@ -69,24 +71,25 @@ type attempt struct {
 
 // newAttempt prepares an attempt under policy, the context that the policy hands on.
 func newAttempt(c *call, policy context.Context) *attempt {
-	a := &attempt{call: c, values: policy, sendings: 1, malformed: c.malformed}
+	a := &c.first
 	if c.started.Add(1) == 1 {
 		// A connection that broke while it lay idle is no failure of the server. Once
 		// attempts follow one another, resending is for the policy alone.
 		a.sendings = 2
+	} else {
+		a = &attempt{sendings: 1}
 	}
+	a.call, a.values, a.malformed = c, policy, c.malformed
 	a.Context, a.cancel = context.WithCancelCause(c.parent)
 	// The deadline of the call as a whole holds for the body too; that of an attempt
 	// ends with the headers.
 	if total, ok := callDeadline(policy); ok && sooner(total, c.parent) {
 		a.total = total
 	}
-	a.trace = httptrace.ClientTrace{
-		GetConn:              a.getConn,
-		GotConn:              a.gotConn,
-		WroteHeaders:         a.wroteHeaders,
-		GotFirstResponseByte: a.gotFirstResponseByte,
-	}
+	a.trace.GetConn = a.getConn
+	a.trace.GotConn = a.gotConn
+	a.trace.WroteHeaders = a.wroteHeaders
+	a.trace.GotFirstResponseByte = a.gotFirstResponseByte
 	return a
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,9 +33,10 @@ type call struct {
 	getBody    func() (io.ReadCloser, error) // nil: the body can be sent once only
 	buffer     *buffer                       // takes the place of getBody; nil: none
 	hasBody    bool
-	malformed  bool
+	malformed  bool // by its Trailer, to which the body may write once it is read
 
 	started atomic.Int32 // attempts
+	first   attempt      // so that it need not be allocated
 
 	mu        sync.Mutex // guards what follows
 	bodyTaken bool       // the caller's body belongs to an attempt, or is closed
@@ -134,6 +136,9 @@ func (c *call) begin(ctx context.Context) (body io.ReadCloser, begun int, err er
 		return nil, 0, &notResentError{errors.Join(err, c.lastErr)}
 	}
 
+	if last == nil {
+		return body, begun, nil
+	}
 	// What the attempt before was answered is of no use any more, and its connection may
 	// be the only one that we may have.
 	c.mu.Lock()
@@ -143,10 +148,7 @@ func (c *call) begin(ctx context.Context) (body io.ReadCloser, begun int, err er
 		last = nil // by now another attempt has replaced it
 	}
 	c.mu.Unlock()
-	if last == nil {
-		return body, begun, nil
-	}
-	last.discard(ctx)
+	last.discard(ctx)     // nil: nothing
 	if ctx.Err() != nil { // that took its time
 		if body != nil {
 			body.Close()
@@ -188,7 +190,7 @@ func (c *call) attempt(ctx context.Context) error {
 		return err
 	}
 	a := newAttempt(c, ctx)
-	out := c.clone(a.hooked())
+	out := a.clone()
 	upload := a.upload(body)
 	out.Body = upload
 	switch {
@@ -256,21 +258,28 @@ func (a *attempt) address(out *http.Request) error {
 		a.unprepared = true
 		return fmt.Errorf("mettlehttp: Prepare: %w", err)
 	}
-	a.malformed = malformed(out)
+	a.malformed = a.malformed || malformed(out)
 	return nil
 }
 
 // clone copies the request but for its Trailer, whose values the body sets as it is read:
 // it is the map that the caller gave which the base has to look at. It is not iterated
 // either, because the body of an attempt before may be setting them still.
-func (c *call) clone(ctx context.Context) *http.Request {
-	req := c.req
-	if req.Trailer != nil {
-		req = req.WithContext(ctx)
-		req.Trailer = nil
+func (a *attempt) clone() *http.Request {
+	req, ctx := a.call.req, a.hooked()
+	out := req.WithContext(ctx)
+	if req.Form != nil || req.PostForm != nil || req.MultipartForm != nil { // of a server's request, sent on
+		out.Trailer = nil
+		out = out.Clone(ctx)
+		out.Trailer = req.Trailer
+	} else {
+		if req.URL != nil {
+			a.url = *req.URL // a Userinfo cannot be changed
+			out.URL = &a.url
+		}
+		out.Header = req.Header.Clone()
+		out.TransferEncoding = slices.Clone(req.TransferEncoding)
 	}
-	out := req.Clone(ctx)
-	out.Trailer = c.req.Trailer
 	//lint:ignore SA1019 it is deprecated and has to be kept from the base all the same
 	out.Cancel = nil // the context ends with it, at no further cost
 	return out
@@ -330,7 +339,7 @@ func (c *call) failed(ctx context.Context, a *attempt, err error) error {
 		m.cause = cause
 	}
 	switch {
-	case a.malformed, a.unprepared, a.uploadFailed.Load():
+	case a.malformed, malformed(c.req), a.unprepared, a.uploadFailed.Load():
 		m.permanent = true
 		err = &ownError{m}
 	case m.permanent || m.cause != nil:

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,25 +65,20 @@ func schemeOf(req *http.Request) string {
 	return req.URL.Scheme
 }
 
-// malformed reports whether no server could be asked what req asks. It is for an attempt
-// that has failed, since net/http's own error has no type, and has to be called before the
-// first: from then on the body may be writing to the Trailer.
+// malformed reports whether no server could be asked what req asks, but for its Trailer.
+// It is for an attempt that has failed, since net/http's own error has no type.
 func malformed(req *http.Request) bool {
 	// A base with a scheme of its own may do without a host.
 	scheme := strings.ToLower(schemeOf(req))
-	if req.URL == nil || req.URL.Host == "" && (scheme == "http" || scheme == "https") || req.Header == nil || req.Method != "" && !isToken(req.Method) {
-		return true
-	}
-	for _, header := range []http.Header{req.Header, req.Trailer} {
-		for name, values := range header {
-			if !isToken(name) {
-				return true
-			}
-			for _, v := range values {
-				if !isFieldValue(v) {
-					return true
-				}
-			}
+	return req.URL == nil || req.URL.Host == "" && (scheme == "http" || scheme == "https") ||
+		req.Header == nil || req.Method != "" && !isToken(req.Method) || badHeader(req.Header)
+}
+
+// badHeader reports whether net/http would not send h.
+func badHeader(h http.Header) bool {
+	for name, values := range h {
+		if !isToken(name) || slices.ContainsFunc(values, func(v string) bool { return !isFieldValue(v) }) {
+			return true
 		}
 	}
 	return false

@@ -57,7 +57,7 @@ func NewTransport(base http.RoundTripper, p mettle.Policy, opts ...Option) *Tran
 // When the policy gives up and its last attempt was answered with a status that counts
 // as failed, that answer is the result: a response with its body unread, and no error.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	c := &call{transport: t, req: req, host: t.hostKey(req.URL), malformed: malformed(req), parent: req.Context()}
+	c := &call{transport: t, req: req, host: t.hostKey(req.URL), malformed: badHeader(req.Trailer), parent: req.Context()}
 	if req.Cancel != nil {
 		c.watchCancel()
 	}
