@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,6 +19,7 @@ import (
 	"github.com/mettle-go/mettle/breaker"
 	"github.com/mettle-go/mettle/bulkhead"
 	"github.com/mettle-go/mettle/fallback"
+	"github.com/mettle-go/mettle/hedge"
 	"github.com/mettle-go/mettle/retry"
 	"github.com/mettle-go/mettle/timeout"
 )
@@ -26,7 +28,7 @@ import (
 // makes a pipeline of its own, of leaves drawn and configured at random, and has
 // callers at once do everything to it that an operation can do.
 //
-// Spec: P3, P4, P5, P6, P9, R4, K1, K3, K4
+// Spec: P3, P4, P5, P6, P9, R4, H1, K1, K3, K4
 func TestRandomCompositions(t *testing.T) {
 	seeds := uint64(200)
 	if testing.Short() {
@@ -54,8 +56,9 @@ type composition struct {
 	breakers  []*breaker.Breaker
 	bulkheads []*bulkhead.Bulkhead
 	budgets   []*retry.Budget
-	limit     int            // of the narrowest bulkhead; 0: none
+	limit     int            // of the narrowest bulkhead inside all hedges; 0: none
 	patient   *retry.Retrier // the last one made that waits refusals out
+	overlaps  bool           // there is a hedge
 	running   atomic.Int64
 }
 
@@ -64,6 +67,9 @@ func (c *composition) String() string { return strings.Join(c.names, "\n\t") }
 func newComposition(t *testing.T, r *rand.Rand) *composition {
 	c := &composition{t: t, r: r}
 	makers := []func() mettle.Policy{c.timeout, c.retry, c.breaker, c.bulkhead, c.fallback}
+	if c.one(2) {
+		makers = append(makers, c.hedge)
+	}
 	var layers []mettle.Policy
 	for _, i := range r.Perm(len(makers)) {
 		for range []int{0, 1, 1, 1, 1, 2}[r.IntN(6)] {
@@ -145,6 +151,24 @@ func (c *composition) retry() mettle.Policy {
 	return r
 }
 
+func (c *composition) hedge() mettle.Policy {
+	config := hedge.Config{After: c.maybe(), Max: 1 + c.r.IntN(3)}
+	if c.one(4) {
+		config.Quantile = 0.5
+	}
+	switch c.r.IntN(3) {
+	case 0:
+		config.Budget = retry.NoBudget
+	case 1:
+		config.Budget = retry.NewBudget(retry.BudgetConfig{Burst: 1 + c.r.IntN(20)})
+		c.budgets = append(c.budgets, config.Budget)
+	}
+	c.names = append(c.names, fmt.Sprintf("hedge %+v", config))
+	c.overlaps = true
+	c.limit = 0 // bulkheads outside of it bound calls and not runs
+	return hedge.New(config)
+}
+
 func (c *composition) breaker() mettle.Policy {
 	config := breaker.Config{
 		MinCalls: 1 + c.r.IntN(20), Consecutive: c.r.IntN(10) - 1,
@@ -176,7 +200,7 @@ func (c *composition) fallback() mettle.Policy {
 	case 0:
 		c.names = append(c.names, "fallback that helps")
 		config.Run = func(ctx context.Context, _ error) error {
-			trialOf(ctx).helped = true
+			trialOf(ctx).help()
 			return nil
 		}
 	case 1:
@@ -253,18 +277,20 @@ func (c *composition) wantIdle() {
 // trial is one call, and what its operation did.
 type trial struct {
 	c      *composition
-	r      *rand.Rand
 	ctx    context.Context
 	cancel context.CancelCauseFunc
+	hooks  bool
 
+	mu        sync.Mutex // guards what follows
+	r         *rand.Rand
 	runs      int
-	running   bool
+	running   int
 	returned  bool
 	succeeded bool
 	helped    bool // a fallback did
 	last      error
-	crash     any // the value of the last panic, or errExit
-	hooks     bool
+	crashed   []any             // the values of the panics, or errExit
+	left      time.Time         // when op had the caller leave
 	given     []context.Context // to runs of op
 	children  []context.Context // derived from them
 }
@@ -279,7 +305,7 @@ type trialKey struct{}
 func trialOf(ctx context.Context) *trial { return ctx.Value(trialKey{}).(*trial) }
 
 func (c *composition) try(r *rand.Rand) {
-	x := &trial{c: c, r: r, hooks: r.IntN(10) == 0}
+	x := &trial{c: c, r: rand.New(rand.NewPCG(r.Uint64(), 0)), hooks: r.IntN(10) == 0}
 	ctx, cancel := context.WithCancelCause(context.WithValue(bg, trialKey{}, x))
 	defer cancel(nil)
 	if r.IntN(2) == 0 {
@@ -295,12 +321,14 @@ func (c *composition) try(r *rand.Rand) {
 		defer soon.Stop()
 	}
 	x.ctx, x.cancel = mettle.WithTrace(ctx, &mettle.Trace{
-		AttemptStart: x.event, AttemptDone: x.event, Wait: x.event, Rejected: x.event, FellBack: x.event,
+		AttemptStart: x.event, AttemptDone: x.event, Wait: x.event, Rejected: x.event, Hedged: x.event, FellBack: x.event,
 	}), cancel
 	entered := x.ctx.Err() == nil
 
 	var err error
 	value, exit := crashes(func() { err = c.pipeline.Do(x.ctx, x.op) })
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	x.returned = true
 	x.judge(entered, err, value, exit)
 	x.wantEnded()
@@ -335,36 +363,80 @@ func (x *trial) event(mettle.TraceEvent) { x.hook() }
 
 // hook panics now and then, for all hooks of the user's.
 func (x *trial) hook() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	if x.returned {
 		x.c.t.Error("a hook is called after Do has returned")
 	}
 	if x.hooks && x.r.IntN(3) == 0 {
-		x.crash = "in a hook"
-		panic(x.crash)
+		x.crashed = append(x.crashed, "in a hook")
+		panic("in a hook")
 	}
 }
 
+func (x *trial) help() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.helped = true
+}
+
+// leave has the caller give up.
+func (x *trial) leave() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.left = time.Now()
+	x.cancel(errLeave)
+}
+
+func (x *trial) draw(n int) int {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.r.IntN(n)
+}
+
 func (x *trial) op(ctx context.Context) error {
-	if x.returned || x.running {
-		x.c.t.Errorf("op runs after Do has returned (%t), or twice at a time (%t)", x.returned, x.running)
+	boom := x.enter(ctx)
+	returned := false
+	var crash any = errExit // unless it turns out otherwise
+	var err error
+	defer func() {
+		x.c.running.Add(-1)
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		x.running--
+		switch {
+		case !returned:
+			x.crashed = append(x.crashed, crash)
+		case err == nil:
+			x.succeeded = true
+		default:
+			x.last, x.succeeded = err, x.succeeded && x.c.overlaps
+		}
+	}()
+	err = x.fate(ctx, boom, &crash)
+	returned = true
+	return err
+}
+
+// enter notes that op begins, and returns a failure for it.
+func (x *trial) enter(ctx context.Context) error {
+	n := x.c.running.Add(1)
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.returned || x.running > 0 && !x.c.overlaps {
+		x.c.t.Errorf("op runs after Do has returned (%t), or twice at a time (%t)", x.returned, x.running > 0)
 	}
-	if x.ctx.Err() != nil {
+	// Another run may have ended it at this very moment.
+	if x.ctx.Err() != nil && !(x.c.overlaps && time.Now().Equal(x.left)) {
 		x.c.t.Error("op runs though the caller's context has ended")
 	}
-	if n := x.c.running.Add(1); x.c.limit > 0 && n > int64(x.c.limit) {
+	if x.c.limit > 0 && n > int64(x.c.limit) {
 		x.c.t.Errorf("%d calls in flight in a bulkhead of %d", n, x.c.limit)
 	}
 	x.runs++
-	x.running = true
-	defer func() {
-		x.running = false
-		x.c.running.Add(-1)
-	}()
-	x.crash = errExit // unless it turns out otherwise
+	x.running++
 	x.keep(ctx)
-	err := x.fate(ctx)
-	x.crash, x.last, x.succeeded = nil, err, err == nil
-	return err
+	return fmt.Errorf("run %d failed", x.runs)
 }
 
 // keep derives contexts that outlive the call.
@@ -384,13 +456,12 @@ func (x *trial) keep(ctx context.Context) {
 	}
 }
 
-// fate is everything that an operation can do.
-func (x *trial) fate(ctx context.Context) error {
-	if x.r.IntN(2) == 0 {
-		time.Sleep(time.Duration(x.r.IntN(400)) * time.Millisecond) // deaf to ctx
+// fate is everything that an operation can do. A panic's value is told before.
+func (x *trial) fate(ctx context.Context, boom error, crash *any) error {
+	if x.draw(2) == 0 {
+		time.Sleep(time.Duration(x.draw(400)) * time.Millisecond) // deaf to ctx
 	}
-	boom := fmt.Errorf("run %d failed", x.runs)
-	switch x.r.IntN(14) {
+	switch x.draw(14) {
 	case 0, 1, 2:
 		return nil
 	case 3, 4:
@@ -413,15 +484,15 @@ func (x *trial) fate(ctx context.Context) error {
 			return boom
 		}
 	case 9:
-		x.cancel(errLeave)
+		x.leave()
 		return context.Cause(ctx)
 	case 10:
-		x.cancel(errLeave)
+		x.leave()
 		return nil
 	case 11:
-		return later(time.Duration(x.r.IntN(1000)) * time.Millisecond)
+		return later(time.Duration(x.draw(1000)) * time.Millisecond)
 	case 12:
-		x.crash = boom
+		*crash = boom
 		panic(boom)
 	default:
 		runtime.Goexit()
@@ -440,11 +511,14 @@ func (x *trial) judge(entered bool, err error, value any, exit bool) {
 	t := x.c.t
 	switch {
 	case exit || value != nil:
-		if exit && x.crash != errExit || value != nil && x.crash != value {
-			t.Errorf("Do ended by panic %v or Goexit (%t), op by %v", value, exit, x.crash)
+		if exit {
+			value = errExit
 		}
-	case x.crash != nil:
-		t.Errorf("%v was swallowed: Do returned %v", x.crash, err)
+		if !slices.Contains(x.crashed, value) {
+			t.Errorf("Do ended by %v, op by %v", value, x.crashed)
+		}
+	case len(x.crashed) > 0:
+		t.Errorf("%v was swallowed: Do returned %v", x.crashed, err)
 	case !entered:
 		if x.runs > 0 || !errors.Is(err, context.Cause(x.ctx)) {
 			t.Errorf("with a context done on entry op ran %d times, and Do returned %v", x.runs, err)

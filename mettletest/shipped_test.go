@@ -16,6 +16,7 @@ import (
 	"github.com/mettle-go/mettle/breaker"
 	"github.com/mettle-go/mettle/bulkhead"
 	"github.com/mettle-go/mettle/fallback"
+	"github.com/mettle-go/mettle/hedge"
 	"github.com/mettle-go/mettle/mettletest"
 	"github.com/mettle-go/mettle/retry"
 	"github.com/mettle-go/mettle/timeout"
@@ -94,6 +95,41 @@ func TestShippedCompositions(t *testing.T) {
 	}
 }
 
+// Spec: P1, P3, P4, P5, P6, P7, P8, P9, P11, P12
+func TestShippedHedges(t *testing.T) {
+	for name, newPolicy := range map[string]func() mettle.Policy{
+		"live":  func() mettle.Policy { return hedge.New(hedge.Config{}) },
+		"fixed": func() mettle.Policy { return hedge.New(hedge.Config{After: 10 * time.Millisecond, Max: 2}) },
+		"unbounded": func() mettle.Policy {
+			return hedge.New(hedge.Config{After: time.Millisecond, Max: 4, Budget: retry.NoBudget})
+		},
+		"standard with a hedge": func() mettle.Policy {
+			budget := retry.NewBudget(retry.BudgetConfig{})
+			return mettle.Compose(
+				timeout.New(timeout.Config{Name: "total", After: 30 * time.Second}),
+				retry.New(retry.Config{Budget: budget}),
+				hedge.New(hedge.Config{After: 10 * time.Millisecond, Budget: budget}),
+				breaker.New(breaker.Config{}),
+				bulkhead.New(bulkhead.Config{}),
+				timeout.New(timeout.Config{Name: "attempt", After: 5 * time.Second}),
+			)
+		},
+		"inside out": func() mettle.Policy {
+			return mettle.Compose(
+				bulkhead.New(bulkhead.Config{Limit: 5, MaxWait: time.Second}),
+				breaker.New(breaker.Config{}),
+				hedge.New(hedge.Config{After: time.Second}),
+				retry.New(retry.Config{Nested: true}),
+			)
+		},
+		"hedge in hedge": func() mettle.Policy {
+			return mettle.Compose(hedge.New(hedge.Config{Name: "outer", After: time.Second}), hedge.New(hedge.Config{Name: "inner", After: time.Second}))
+		},
+	} {
+		t.Run(name, func(t *testing.T) { mettletest.TestPolicy(t, newPolicy, mettletest.MayOverlap()) })
+	}
+}
+
 func queueing() mettle.Policy {
 	return mettle.Compose(
 		timeout.New(timeout.Config{Name: "total"}),
@@ -112,7 +148,9 @@ func TestShippedAllocations(t *testing.T) {
 	newBulkhead := func() mettle.Policy { return bulkhead.New(bulkhead.Config{}) }
 	newTimeout := func() mettle.Policy { return timeout.New(timeout.Config{}) }
 	newRetry := func() mettle.Policy { return retry.New(retry.Config{}) }
+	newHedge := func() mettle.Policy { return hedge.New(hedge.Config{After: time.Hour}) }
 	const closure, mark, deadline, get = 1, 1, 1, 2
+	const timer = 3 // itself, its function, and the call that this belongs to
 	for _, test := range []struct {
 		name string
 		p    mettle.Policy
@@ -124,6 +162,7 @@ func TestShippedAllocations(t *testing.T) {
 		{"breaker, bulkhead", mettle.Compose(newBreaker(), newBulkhead()), closure},
 		{"timeout, breaker, bulkhead", mettle.Compose(newTimeout(), newBreaker(), newBulkhead()), closure + deadline},
 		{"retry, breaker, bulkhead", mettle.Compose(newRetry(), newBreaker(), newBulkhead()), closure + mark},
+		{"hedge, breaker, bulkhead", mettle.Compose(newHedge(), newBreaker(), newBulkhead()), closure + mark + timer},
 		{"standard", standard(), closure + mark + 2*deadline},
 		{"standard in a fallback", mettle.Compose(fallback.New(fallback.Config{Run: failAgain}), standard()), closure + mark + 2*deadline},
 	} {
