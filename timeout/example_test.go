@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/mettle-go/mettle"
@@ -75,4 +76,45 @@ func ExampleStop() {
 	})
 	fmt.Println(err)
 	// Output: stream reset
+}
+
+// A timeout that learns gives a call twice what nearly all of them need.
+func ExampleConfig_quantile() {
+	p := timeout.New(timeout.Config{After: 10 * time.Second, Quantile: 0.99, Floor: time.Second})
+
+	fmt.Println("at first:", p.Stats().After)
+	for range 100 { // answers in no time
+		_ = p.Do(context.Background(), func(context.Context) error { return nil })
+	}
+	for p.Stats().After > time.Second { // it looks about once a second
+		time.Sleep(100 * time.Millisecond)
+		_ = p.Do(context.Background(), func(context.Context) error { return nil })
+	}
+	fmt.Println("a second later:", p.Stats().After)
+	// Output:
+	// at first: 10s
+	// a second later: 1s
+}
+
+func ExampleTimeout_Abandoned() {
+	p := timeout.New(timeout.Config{After: time.Millisecond})
+	_ = p.Do(context.Background(), func(context.Context) error {
+		time.Sleep(20 * time.Millisecond) // and does not look at its context
+		return nil
+	})
+	for _, a := range p.Abandoned() {
+		fmt.Println(a.After, a.Over > 10*time.Millisecond, a.Running)
+		fmt.Println(a.Op[strings.LastIndex(a.Op, "/")+1:])
+	}
+	// Output:
+	// 1ms true false
+	// timeout_test.ExampleTimeout_Abandoned.func1
+}
+
+func ExampleTimeout_Stats() {
+	p := timeout.New(timeout.Config{After: time.Millisecond})
+	_ = p.Do(context.Background(), hang)
+	s := p.Stats()
+	fmt.Println(s.Exceeded, s.Late, s.After)
+	// Output: 1 0 1ms
 }
