@@ -18,10 +18,11 @@ import (
 const (
 	defaultMaxKeys = 10_000
 	defaultMinKeys = 5
-	// A shard's map is copied whole when a key is added, so shards are kept small;
-	// past maxShards it is the number of locks that no longer matters.
-	keysPerShard = 32
-	maxShards    = 256
+	// A shard's map is copied whole when a key is added, and looked through for one to
+	// let go, so shards are kept small: that is what a flood of keys costs. Past
+	// maxShards, it is the memory of a group with few keys that matters.
+	keysPerShard = 8
+	maxShards    = 4096
 )
 
 // GroupConfig configures a [Group]. The zero GroupConfig is valid and recommended.
@@ -87,10 +88,17 @@ type Group[K comparable] struct {
 }
 
 type shard[K comparable] struct {
-	// keys is replaced, never changed, so that a look needs no lock.
+	// keys is replaced, never changed, so that a look needs no lock. Nil: none yet.
 	keys atomic.Pointer[map[K]*entry]
 	mu   sync.Mutex // held to replace keys
-	_    [48]byte   // a line for each shard
+}
+
+// load returns the keys of s, which must not be changed.
+func (s *shard[K]) load() map[K]*entry {
+	if keys := s.keys.Load(); keys != nil {
+		return *keys
+	}
+	return nil
 }
 
 type entry struct {
@@ -116,9 +124,6 @@ func NewGroup[K comparable](c GroupConfig) *Group[K] {
 		shards:  make([]shard[K], shards),
 		labels:  newSeries(c.Config.Name),
 	}
-	for i := range g.shards {
-		g.shards[i].keys.Store(&map[K]*entry{})
-	}
 	if c.Breadth > 0 {
 		orDefault(&c.MinKeys, defaultMinKeys)
 		g.whole = newWhole(c)
@@ -131,7 +136,7 @@ func NewGroup[K comparable](c GroupConfig) *Group[K] {
 // or the key does not equal itself, as NaN, the breaker returned is not kept.
 func (g *Group[K]) Get(key K) *Breaker {
 	i := int(maphash.Comparable(g.seed, key) & uint64(len(g.shards)-1))
-	e, ok := (*g.shards[i].keys.Load())[key]
+	e, ok := g.shards[i].load()[key]
 	if !ok {
 		return g.add(i, key)
 	}
@@ -150,90 +155,134 @@ func (g *Group[K]) add(i int, key K) *Breaker {
 	s := &g.shards[i]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	old := *s.keys.Load()
+	old := s.load()
 	if e, ok := old[key]; ok {
 		return e.breaker
 	}
-	if key != key || g.size.Add(1) > g.maxKeys && !g.makeRoom(i) {
+	if key != key {
 		g.untracked.Add(1)
 		return fresh
 	}
-	next := maps.Clone(*s.keys.Load())
+	next := maps.Clone(old)
+	if next == nil {
+		next = map[K]*entry{}
+	}
 	// A newcomer has not been asked for again yet, so that a flood of keys that come
 	// once washes out its own and not those in use.
 	next[key] = &entry{breaker: fresh}
-	s.keys.Store(&next)
+	if g.size.Add(1) <= g.maxKeys {
+		s.keys.Store(&next)
+	} else if victim, ok := leastMissed(old); ok {
+		g.letGo(s, next, victim) // in one step: a flood of keys pays for one copy each
+	} else if g.makeRoom(i) {
+		s.keys.Store(&next)
+	} else {
+		g.size.Add(-1)
+		g.untracked.Add(1)
+	}
 	return fresh
 }
 
-// makeRoom lets one key go, of shard i, whose lock is held, if it has one to spare,
-// else of another that nobody is changing. Without success the place that the
-// caller has taken is given back.
+// letGo gives shard s, whose lock is held, the keys of next but for victim.
+func (g *Group[K]) letGo(s *shard[K], next map[K]*entry, victim K) {
+	b := next[victim].breaker
+	delete(next, victim)
+	g.goneMu.Lock()
+	g.gone.add(b.totals())
+	s.keys.Store(&next)
+	g.goneMu.Unlock()
+	g.evicted.Add(1)
+	g.size.Add(-1)
+}
+
+// makeRoom lets one key go of a shard other than i that nobody is changing, and reports
+// whether it found one.
 func (g *Group[K]) makeRoom(i int) bool {
-	for j := range g.shards {
+	for j := 1; j < len(g.shards); j++ {
 		s := &g.shards[(i+j)&(len(g.shards)-1)]
-		if j > 0 && !s.mu.TryLock() { // never waited for: two that wait for each other would be stuck
+		if !s.mu.TryLock() { // never waited for: two that wait for each other would be stuck
 			continue
 		}
-		old := *s.keys.Load()
+		old := s.load()
 		victim, ok := leastMissed(old)
 		if ok {
-			next := maps.Clone(old)
-			delete(next, victim)
-			g.goneMu.Lock()
-			g.gone.add(old[victim].breaker.totals())
-			s.keys.Store(&next)
-			g.goneMu.Unlock()
+			g.letGo(s, maps.Clone(old), victim)
 		}
-		if j > 0 {
-			s.mu.Unlock()
-		}
+		s.mu.Unlock()
 		if ok {
-			g.evicted.Add(1)
-			g.size.Add(-1)
 			return true
 		}
 	}
-	g.size.Add(-1)
 	return false
 }
 
-// leastMissed returns the key to let go: of the closed breakers, one that was not
-// asked for since the last look and has no recent failure, else the next best. It
-// is the second chance of a clock, whose hand is the random order of the map: what
-// a key gained by being asked for, a look that passes it by uses up.
+// leastMissed returns the key to let go, if there is one. It is the second chance of a
+// clock, whose hand is the random order of the map: what a key gained by being asked
+// for, a look that passes it by uses up.
 func leastMissed[K comparable](keys map[K]*entry) (victim K, ok bool) {
-	best := 0
+	best := missed
 	for k, e := range keys {
-		s := e.breaker.Stats()
 		asked := e.asked.Load()
-		rank := 0
-		switch {
-		case s.Overridden:
-		case s.Machine == Closed && !asked && s.Consecutive == 0 && s.Failed == 0:
+		r := e.breaker.regret(asked)
+		if r == idle {
 			return k, true
-		case s.Machine == Closed && !asked:
-			rank = 3
-		case s.Machine == Closed:
-			rank = 2
-		case s.Machine == Open && s.RemainingDelay == 0 && !asked:
-			rank = 1
 		}
 		if asked {
 			e.asked.Store(false)
 		}
-		if rank > best {
-			victim, best = k, rank
+		if r < best {
+			victim, best = k, r
 		}
 	}
-	return victim, best > 0
+	return victim, best < missed
+}
+
+// regret says how much a breaker would be missed.
+type regret uint8
+
+const (
+	idle   regret = iota // closed and well, and not asked for since the last look
+	failed               // closed and not asked for, with a failure lately
+	inUse                // closed
+	due                  // open, its delay over, and nobody came to probe
+	missed               // holds calls back, or is held by hand
+)
+
+// regret is asked of every key of a shard for each new one, in a flood of them: Stats
+// would add up what nobody wants to know.
+func (b *Breaker) regret(asked bool) regret {
+	now, ph := b.clock.Now(), b.phase.Load()
+	if ph.force != nil && now < ph.force.until {
+		return missed
+	}
+	switch state, until := ph.machine(now); {
+	case state == Closed && asked:
+		return inUse
+	case state == Closed && (ph.counts.run.Load() > 0 || ph.counts.failedLately(now)):
+		return failed
+	case state == Closed:
+		return idle
+	case state == Open && now >= until && !asked:
+		return due
+	default:
+		return missed
+	}
+}
+
+// failedLately reports whether a failure is in the window.
+func (c *counts) failedLately(now int64) bool {
+	if c.rate == nil || c.rate.Stale(now) {
+		return false
+	}
+	_, bad, _ := c.rate.Sum(now)
+	return bad > 0
 }
 
 // Len returns how many breakers the group keeps.
 func (g *Group[K]) Len() int {
 	n := 0
 	for i := range g.shards {
-		n += len(*g.shards[i].keys.Load())
+		n += len(g.shards[i].load())
 	}
 	return n
 }
@@ -243,7 +292,7 @@ func (g *Group[K]) Len() int {
 func (g *Group[K]) All() iter.Seq2[K, *Breaker] {
 	return func(yield func(K, *Breaker) bool) {
 		for i := range g.shards {
-			for k, e := range *g.shards[i].keys.Load() {
+			for k, e := range g.shards[i].load() {
 				if !yield(k, e.breaker) {
 					return
 				}
