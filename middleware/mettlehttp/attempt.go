@@ -110,7 +110,8 @@ func (a *attempt) watch() (detach func() bool) {
 	if under != nil {
 		detach, bound = context.AfterFunc(under, a.cut), under
 	}
-	if deadline, ok := a.values.Deadline(); ok && sooner(deadline, bound) {
+	// What ends the attempt by itself does not end the body: the total timeout has to.
+	if deadline, ok := a.values.Deadline(); ok && (!a.total.IsZero() || sooner(deadline, bound)) {
 		a.timer = time.AfterFunc(time.Until(deadline), a.expire)
 	}
 	return detach
