@@ -106,7 +106,9 @@ type Config struct {
 	// OnChange is called after every change of the state that State shows: in order,
 	// one at a time, with no lock held, on the goroutine of a call that happened to be
 	// there. It may call the breaker. A hook that blocks holds up that one call and no
-	// state; changes meanwhile queue up for it. A panic in the hook goes to the caller.
+	// state; changes meanwhile queue up for it, so that one that never returns is told
+	// of none of them, and keeps what it takes to hold them. A panic in the hook goes
+	// to the caller.
 	// Nil: nobody is told.
 	OnChange func(Change)
 }

@@ -302,8 +302,9 @@ func (g *Group[K]) All() iter.Seq2[K, *Breaker] {
 }
 
 // By returns a policy that runs each call under the breaker of its key, which key
-// finds in the call's context, and under the rule on Breadth if there is one. A panic
-// in key goes to the caller, and no call is counted. A nil key panics.
+// finds in the call's context, and under the rule on Breadth if there is one, which
+// costs a call one allocation. A panic in key goes to the caller, and no call is
+// counted. A nil key panics.
 func (g *Group[K]) By(key func(context.Context) K) mettle.Policy {
 	if key == nil {
 		panic("breaker: Group.By: key is nil")
@@ -312,46 +313,51 @@ func (g *Group[K]) By(key func(context.Context) K) mettle.Policy {
 }
 
 func (g *Group[K]) by(key func(context.Context) K, next mettle.Policy) mettle.Policy {
-	p := &keyed[K]{g: g, key: key, next: next}
-	p.inner = (*each[K])(p)
-	if g.whole != nil {
-		p.inner = g.whole.breaker.Wrap(p.inner)
-	}
-	return p
+	return &keyed[K]{g, key, next}
 }
 
 // keyed is a group with a way to find the key; next is nil until it is wrapped.
 type keyed[K comparable] struct {
-	g     *Group[K]
-	key   func(context.Context) K
-	next  mettle.Policy
-	inner mettle.Policy // what Do runs: each, under the breaker of the whole if there is one
+	g    *Group[K]
+	key  func(context.Context) K
+	next mettle.Policy
 }
 
 func (p *keyed[K]) Do(ctx context.Context, op func(context.Context) error) error {
 	if p.next == nil && ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	err := p.inner.Do(ctx, op)
-	if p.g.whole != nil {
-		p.g.judge()
+	// Before any breaker has let the call in: a panic in there is nobody's failure.
+	key := p.key(ctx)
+	if p.g.whole == nil {
+		return p.do(ctx, key, op)
 	}
+	err := p.g.whole.breaker.run(ctx, &each[K]{p, key}, op)
+	p.g.judge()
 	return err
+}
+
+// do runs a call under the breaker of its key.
+func (p *keyed[K]) do(ctx context.Context, key K, op func(context.Context) error) error {
+	b := p.g.Get(key)
+	if p.next == nil {
+		return b.do(ctx, op)
+	}
+	return b.run(ctx, p.next, op)
 }
 
 func (p *keyed[K]) Wrap(next mettle.Policy) mettle.Policy { return p.g.by(p.key, next) }
 
 func (p *keyed[K]) Observe(yield func(mettle.Metric) bool) { p.g.Observe(yield) }
 
-// each runs a call under the breaker of its key.
-type each[K comparable] keyed[K]
+// each is what the breaker of the whole encloses: one call, whose key is known.
+type each[K comparable] struct {
+	p   *keyed[K]
+	key K
+}
 
-func (p *each[K]) Do(ctx context.Context, op func(context.Context) error) error {
-	b := p.g.Get(p.key(ctx))
-	if p.next == nil {
-		return b.do(ctx, op)
-	}
-	return b.run(ctx, p.next, op)
+func (e *each[K]) Do(ctx context.Context, op func(context.Context) error) error {
+	return e.p.do(ctx, e.key, op)
 }
 
 // whole is the rule on Breadth.

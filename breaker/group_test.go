@@ -3,12 +3,13 @@ package breaker_test
 import (
 	"context"
 	"fmt"
+	"math"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"github.com/mettle-go/mettle"
 	"github.com/mettle-go/mettle/breaker"
@@ -182,12 +183,27 @@ func TestGroupAllocations(t *testing.T) {
 
 // Spec: P10
 func TestGroupValidate(t *testing.T) {
-	err := breaker.GroupConfig{MaxKeys: -1, Config: breaker.Config{Probes: -1, OpenFor: time.Second}}.Validate()
-	if err == nil || !strings.Contains(err.Error(), "MaxKeys is -1") || !strings.Contains(err.Error(), "Probes is -1") {
-		t.Errorf("Validate: %v", err)
+	for _, breadth := range []float64{1.5, math.NaN(), math.Inf(1), math.Inf(-1)} {
+		err := breaker.GroupConfig{MaxKeys: -1, MinKeys: -2, Breadth: breadth, Config: breaker.Config{Probes: -1, Window: 1}}.Validate()
+		if err == nil {
+			t.Fatalf("a Breadth of %v is accepted", breadth)
+		}
+		for _, want := range []string{
+			"Window is 1ns, must be at least 16ms, or zero for the default",
+			"Probes is -1, must be positive, or zero for the default",
+			"MaxKeys is -1, must be positive, or zero for the default",
+			fmt.Sprintf("Breadth is %v, must be above 0 and at most 1, or zero or negative for no rule", breadth),
+			"MinKeys is -2, must be positive, or zero for the default",
+		} {
+			if !slices.Contains(strings.Split(err.Error(), "\n"), "breaker: "+want) {
+				t.Errorf("missing %q in\n%v", want, err)
+			}
+		}
 	}
-	if err := (breaker.GroupConfig{}).Validate(); err != nil {
-		t.Errorf("the zero GroupConfig: %v", err)
+	for _, c := range []breaker.GroupConfig{{}, {Breadth: -1}, {Breadth: 1, MinKeys: 1, MaxKeys: 1}} {
+		if err := c.Validate(); err != nil {
+			t.Errorf("%+v: %v", c, err)
+		}
 	}
 	for name, f := range map[string]func(){
 		"config": func() { breaker.NewGroup[int](breaker.GroupConfig{MaxKeys: -1}) },

@@ -539,3 +539,37 @@ func TestRefusalKnowsOfAProbeThatRanOut(t *testing.T) {
 		}
 	})
 }
+
+// A key function that panics says nothing about the dependency. The breaker of the whole
+// once took it for a probe that failed, and opened again.
+//
+// Spec: B29, P6
+func TestKeyThatPanicsIsNobodysFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := breaker.NewGroup[string](breaker.GroupConfig{Breadth: 0.5, Config: breaker.Config{Successes: 1}})
+		boom := true
+		p := mettle.Compose(g.By(func(context.Context) string {
+			if boom {
+				panic("no key")
+			}
+			return "key"
+		}))
+		whole := g.Whole()
+		for _, state := range []breaker.State{breaker.Closed, breaker.HalfOpen} {
+			boom = true
+			if r := caught(func() { _ = p.Do(ctx, succeed) }); r != "no key" {
+				t.Errorf("%v: recovered %v", state, r)
+			}
+			if s := whole.Stats(); s.Failures != 0 || s.Probes != 0 || g.Len() != 0 {
+				t.Errorf("%v: a call was counted: %+v, %d keys", state, s, g.Len())
+			}
+			whole.Trip("test")
+			time.Sleep(whole.RemainingDelay())
+		}
+		boom = false
+		if err := p.Do(ctx, succeed); err != nil {
+			t.Errorf("the probe is answered %v", err)
+		}
+		wantState(t, whole, breaker.Closed)
+	})
+}
