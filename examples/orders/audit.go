@@ -1,16 +1,10 @@
 package main
 
 import (
-	"bufio"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"net/http"
 
 	"github.com/mettle-go/mettle/examples/orders/internal/payments"
 	"github.com/mettle-go/mettle/examples/orders/internal/store"
-	"github.com/mettle-go/mettle/middleware/mettlehttp"
 )
 
 // charges goes through every charge in the payment service's own store.
@@ -70,33 +64,4 @@ type findings struct {
 	both             int // orders that are paid by the ledger and were charged
 	lost, duplicated int
 	lines            []string // one for each order that is lost or duplicated
-}
-
-// remoteCharges reads the list of charges of a service elsewhere: GET /payments, as
-// JSON Lines.
-func remoteCharges(url string) charges {
-	client := &http.Client{Transport: mettlehttp.NewTransport(nil, nil)}
-	return func(fn func(payments.Charge) error) error {
-		resp, err := client.Get(url)
-		if err != nil {
-			return errors.New(why(err))
-		}
-		defer resp.Body.Close()
-		if resp.StatusCode != http.StatusOK {
-			return &statusError{code: resp.StatusCode}
-		}
-		dec := json.NewDecoder(bufio.NewReader(resp.Body))
-		for {
-			var c payments.Charge
-			switch err := dec.Decode(&c); {
-			case err == io.EOF:
-				return nil
-			case err != nil:
-				return errors.New("GET /payments did not answer with the list of charges as JSON Lines")
-			}
-			if err := fn(c); err != nil {
-				return err
-			}
-		}
-	}
 }

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/mettle-go/mettle"
 	"github.com/mettle-go/mettle/examples/orders/internal/payments"
 	"github.com/mettle-go/mettle/examples/orders/internal/store"
 	"github.com/mettle-go/mettle/retry"
@@ -80,7 +81,12 @@ func pay(ctx context.Context, o options, stdin io.Reader, stdout io.Writer) (cod
 		return 0, err
 	}
 	defer service()
-	c.pipeline = newPipeline(c.paymentURL, o.seed, c.toQueue, c.report.change)
+	wear, err := c.wearer()
+	if err != nil {
+		return 0, err
+	}
+	c.pipeline = newPipeline(wear, o.seed, c.toQueue, c.report.change)
+	defer c.pipeline.close()
 	c.report.watch(c.store, c.pipeline)
 	if err := c.run(ctx, input); err != nil {
 		return 0, err
@@ -92,7 +98,12 @@ func pay(ctx context.Context, o options, stdin io.Reader, stdout io.Writer) (cod
 // how to close it and how to read its store.
 func (c *client) service(script payments.Script) (stop func() error, list charges, err error) {
 	if c.paymentURL != "" {
-		return func() error { return nil }, remoteCharges(paymentsURL(c.paymentURL)), nil
+		wear, err := c.wearer()
+		if err != nil {
+			return nil, nil, err
+		}
+		remote := wear(nil) // with the standard pipeline
+		return func() error { remote.close(); return nil }, remote.charges, nil
 	}
 	service, err := payments.Start(payments.Config{
 		Path: filepath.Join(c.data, paymentsFile), Script: script, Seed: c.seed, Phase: c.report.phase,
@@ -104,10 +115,25 @@ func (c *client) service(script payments.Script) (stop func() error, list charge
 	return service.Close, service.Charges, nil
 }
 
+// wearer returns how to make a client of the payment service that wears a policy.
+func (c *client) wearer() (func(mettle.Policy) payer, error) {
+	if c.transport == "http" {
+		return func(p mettle.Policy) payer { return newHTTP(c.paymentURL, p) }, nil
+	}
+	to, err := grpcTarget(c.paymentURL)
+	if err != nil {
+		return nil, err
+	}
+	return func(p mettle.Policy) payer { return newGRPC(to, p) }, nil
+}
+
 func (c *client) greet() {
 	to := "a service of its own"
 	if c.paymentURL != "" {
 		to = redacted(c.paymentURL)
+	}
+	if c.transport != "http" {
+		to += " over " + c.transport
 	}
 	c.report.event("client", "run %d over %s, payments to %s", c.store.Run(), c.data, to)
 	if n := c.store.Counts(); n.Orders > 0 {

@@ -63,6 +63,7 @@ recovery; the last one lasts on:
 
 Examples:
   orders                                      the default
+  orders -transport grpc                      the same over gRPC
   orders -orders my.jsonl -faults none        my orders, a healthy service
   generate | orders -orders - -rate 0         from a pipe, as fast as it goes
   orders -data ./d                            keep the state in ./d; the same command
@@ -72,7 +73,7 @@ Examples:
 
 A service at -payment-url takes POST /payments with an Idempotency-Key and lists what
 it charged at GET /payments, and at GET /payments/KEY whether it was (2xx or 404), as the
-built-in one does.
+built-in one does; with -transport grpc it is what payments.proto says.
 
 The last line of the output is
   orders=N paid=N direct=N queued=N replayed=N dead=N lost=N duplicated=N
@@ -90,11 +91,11 @@ Exit status: 0 all well; 1 an order was lost or duplicated, or that could not be
 const minRate, maxRate = 1e-6, 1e6
 
 type options struct {
-	orders, data, paymentURL, faults, serve string
-	rate                                    float64
-	seed                                    uint64
-	queue                                   int
-	patience                                time.Duration
+	orders, data, paymentURL, transport, faults, serve string
+	rate                                               float64
+	seed                                               uint64
+	queue                                              int
+	patience                                           time.Duration
 }
 
 func parseFlags(args []string, stdout io.Writer) (options, error) {
@@ -104,6 +105,7 @@ func parseFlags(args []string, stdout io.Writer) (options, error) {
 	fs.StringVar(&o.orders, "orders", "", "`FILE` with the orders, - for standard input (default: 400 orders built in)")
 	fs.StringVar(&o.data, "data", "", "`DIR` with all that is saved (default: a new temporary one, which is named and kept)")
 	fs.StringVar(&o.paymentURL, "payment-url", "", "`URL` of a payment service to use instead of the built-in one")
+	fs.StringVar(&o.transport, "transport", "http", "pay over http or grpc")
 	fs.StringVar(&o.faults, "faults", "", "`FILE` with the faults of the built-in service, or none (default: built in)")
 	fs.Float64Var(&o.rate, "rate", 36, "`N` orders per second; 0 is as fast as they can be paid")
 	fs.Uint64Var(&o.seed, "seed", 1, "`N` decides which requests fail and how long backoffs are")
@@ -137,6 +139,9 @@ func (o options) validate(rest []string) error {
 	}
 	if o.patience <= 0 {
 		errs = append(errs, fmt.Errorf("-patience is %v, must be positive", o.patience))
+	}
+	if o.transport != "http" && o.transport != "grpc" {
+		errs = append(errs, fmt.Errorf("-transport is %q, must be http or grpc", o.transport))
 	}
 	if o.paymentURL != "" {
 		u, err := url.Parse(o.paymentURL)

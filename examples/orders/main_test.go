@@ -147,15 +147,24 @@ func verify(t *testing.T, ledger, service string, orders, dead int) {
 // Spec: Q1, Q2, Q3
 func TestBadQuarterOfAnHour(t *testing.T) {
 	t.Parallel()
+	t.Run("http", func(t *testing.T) {
+		badQuarterOfAnHour(t, "http", "402 the card was declined", "failed 8 times with 500")
+	})
+	t.Run("grpc", func(t *testing.T) {
+		badQuarterOfAnHour(t, "grpc", "FAILED_PRECONDITION the card was declined", "failed 8 times with INTERNAL")
+	})
+}
+
+func badQuarterOfAnHour(t *testing.T, transport string, dead ...string) {
+	t.Parallel()
 	data := t.TempDir()
-	args := []string{"-data", data, "-faults", write(t, "faults", quick), "-rate", "110"}
+	args := []string{"-data", data, "-faults", write(t, "faults", quick), "-rate", "110", "-transport", transport}
 	r := orders(t, t.Context(), "", args...)
 	r.settled(t, 400, 8)
 	require.Positive(t, r.n["queued"]-r.n["dead"])
-	for _, says := range []string{
+	for _, says := range append(dead,
 		"storm: every answer is 503", "closed → open", "→ half-open → closed", "is queued to be tried again:", "empty: replayed",
-		"402 the card was declined", "failed 8 times with 500",
-	} {
+	) {
 		require.Contains(t, r.stdout, says)
 	}
 	require.NotContains(t, r.stdout, "\x1b", "no terminal, no escapes")
@@ -175,6 +184,31 @@ func TestBadQuarterOfAnHour(t *testing.T) {
 	require.Equal(t, r.last, again.last, "an order counts once, however often it is sent")
 	require.Contains(t, again.stdout, "400 orders were known from an earlier run")
 	verify(t, filepath.Join(data, ledgerFile), filepath.Join(data, paymentsFile), 400, 8)
+}
+
+// A service in another process is paid, asked and audited over gRPC as well, and one that
+// is not there loses nothing.
+func TestRemoteServiceOverGRPC(t *testing.T) {
+	t.Parallel()
+	script, err := payments.ParseScript(strings.NewReader("brownout 500ms latency=5ms errors=0.5\nrecovery"))
+	require.NoError(t, err)
+	path := filepath.Join(t.TempDir(), paymentsFile)
+	service, err := payments.Start(payments.Config{Path: path, Script: script, Seed: 1})
+	require.NoError(t, err)
+	data := t.TempDir()
+	args := []string{"-transport", "grpc", "-payment-url", service.URL(), "-rate", "0", "-data", data, "-orders", "-"}
+	// The amount meets a bug in the service, so in the end the client asks about the order.
+	cursed := `{"id":"cursed","customer":"c-0","amount":666.66,"currency":"EUR"}` + "\n"
+	r := orders(t, t.Context(), some(40)+cursed, args...)
+	r.settled(t, 41, 1)
+	require.Contains(t, r.stdout, "over grpc")
+	require.Contains(t, r.stdout, "order cursed of c-0 can never be paid: failed 8 times with INTERNAL")
+	require.NoError(t, service.Close())
+	verify(t, filepath.Join(data, ledgerFile), path, 41, 1)
+
+	r = orders(t, t.Context(), `{"id":"late","customer":"c-1","amount":1,"currency":"EUR"}`, append(args[:len(args):len(args)], "-patience", "300ms")...)
+	require.NotEqual(t, exitOK, r.code, "nobody is there to compare with")
+	require.Zero(t, r.n["lost"])
 }
 
 // Spec: Q4
@@ -322,6 +356,7 @@ func TestFlags(t *testing.T) {
 		"-rate NaN":                       "-rate is NaN",
 		"-rate -1":                        "-rate is -1",
 		"-queue 0":                        "-queue is 0",
+		"-transport carrier-pigeon":       `-transport is "carrier-pigeon"`,
 		"-patience 0s":                    "-patience is 0s",
 		"-seed -1":                        "invalid value",
 		"-payment-url ftp://x":            "not an http or https URL",

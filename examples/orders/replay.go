@@ -92,7 +92,7 @@ func (r *replayer) replay(ctx context.Context, rec store.Record) error {
 	// half a payment is only more doubt.
 	ctx = context.WithoutCancel(ctx)
 	again, err := r.pipeline.replay(ctx, o)
-	var status *statusError
+	var answer *answerError
 	switch {
 	case err == nil:
 		rec, err := r.store.Paid(o.ID)
@@ -106,7 +106,7 @@ func (r *replayer) replay(ctx context.Context, rec store.Record) error {
 		// lets somebody through.
 		r.store.Postpone(o.Customer, r.pipeline.breaker.RemainingDelay()+5*time.Millisecond, false)
 		return nil
-	case errors.As(err, &status) && status.never():
+	case errors.As(err, &answer) && answer.never():
 		return r.bury(o, why(err))
 	case suspect(err):
 		faults, failure := r.store.Fault(rec, why(err))

@@ -61,7 +61,7 @@ func (l *ledger) charge(key string, p Payment) (c Charge, replayed bool, err err
 				return err
 			}
 			if c.Payment != p {
-				return &refusal{422, "the Idempotency-Key was used for another payment"}
+				return &refusal{422, "the Idempotency-Key was used for another payment", 0}
 			}
 			return nil
 		}

@@ -3,6 +3,8 @@
 //	POST /payments   takes a payment, once per Idempotency-Key
 //	GET  /payments   lists the charges made, as JSON Lines
 //
+// The same is to be had over gRPC, at the same port: package paymentspb.
+//
 // The charge is on the service's disk before the answer is sent. The failures come
 // from a [Script] and are those of real services: answers that are slow, that are
 // lost after the work was done, that say to come back later, and none at all.
@@ -19,6 +21,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -153,11 +156,23 @@ func (s *Service) begin(ctx context.Context, p Phase) {
 
 // serve answers on the listener until unserve.
 func (s *Service) serve(listener net.Listener) {
+	calls := newGRPC(s)
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /payments", s.pay)
 	mux.HandleFunc("GET /payments", s.list)
 	mux.HandleFunc("GET /payments/{key}", s.find)
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	// gRPC is HTTP/2 without TLS from the first byte, and shares the port.
+	var both http.Protocols
+	both.SetHTTP1(true)
+	both.SetUnencryptedHTTP2(true)
+	server := &http.Server{ReadHeaderTimeout: 5 * time.Second, Protocols: &both}
+	server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
+			calls.ServeHTTP(w, r)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
 	s.mu.Lock()
 	s.server = server
 	s.mu.Unlock()
@@ -190,41 +205,18 @@ func (s *Service) reopen(ctx context.Context) {
 	}
 }
 
-// pay handles POST /payments under the phase of the script.
+// pay handles POST /payments.
 func (s *Service) pay(w http.ResponseWriter, r *http.Request) {
 	p, key, err := readPayment(r)
 	if err != nil {
 		answer(w, err)
 		return
 	}
-	phase, over, dice := s.chance(key)
-	switch phase.Kind {
-	case "storm":
-		w.Header().Set("Retry-After", strconv.Itoa(seconds(phase.RetryAfter)))
-		answer(w, &refusal{http.StatusServiceUnavailable, "overloaded"})
-		return
-	case "hang":
-		s.maybeCharge(dice, key, p)
-		select {
-		case <-over:
-		case <-r.Context().Done():
-		}
+	charge, again, err := s.take(r.Context(), key, p)
+	switch {
+	case err == errCut:
 		panic(http.ErrAbortHandler)
-	}
-	if !sleep(r.Context(), time.Duration(2*dice.Float64()*float64(phase.Latency))) {
-		panic(http.ErrAbortHandler)
-	}
-	if dice.Float64() < phase.Errors {
-		s.maybeCharge(dice, key, p)
-		answer(w, &refusal{http.StatusInternalServerError, "internal error"})
-		return
-	}
-	if err := p.check(); err != nil {
-		answer(w, err)
-		return
-	}
-	charge, again, err := s.ledger.charge(key, p)
-	if err != nil {
+	case err != nil:
 		answer(w, err)
 		return
 	}
@@ -234,6 +226,36 @@ func (s *Service) pay(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusCreated)
 	json.NewEncoder(w).Encode(charge)
+}
+
+// errCut is the end of a request that is not answered.
+var errCut = errors.New("payments: the connection is cut")
+
+// take takes a payment under the phase of the script. It fails with a refusal, or errCut.
+func (s *Service) take(ctx context.Context, key string, p Payment) (c Charge, again bool, err error) {
+	phase, over, dice := s.chance(key)
+	switch phase.Kind {
+	case "storm":
+		return c, false, &refusal{http.StatusServiceUnavailable, "overloaded", phase.RetryAfter}
+	case "hang":
+		s.maybeCharge(dice, key, p)
+		select {
+		case <-over:
+		case <-ctx.Done():
+		}
+		return c, false, errCut
+	}
+	if !sleep(ctx, time.Duration(2*dice.Float64()*float64(phase.Latency))) {
+		return c, false, errCut
+	}
+	if dice.Float64() < phase.Errors {
+		s.maybeCharge(dice, key, p)
+		return c, false, &refusal{http.StatusInternalServerError, "internal error", 0}
+	}
+	if err := p.check(); err != nil {
+		return c, false, err
+	}
+	return s.ledger.charge(key, p)
 }
 
 // maybeCharge does the work of half the requests that will not be told about it:
@@ -273,45 +295,48 @@ func (s *Service) find(w http.ResponseWriter, r *http.Request) {
 	case taken:
 		w.WriteHeader(http.StatusNoContent)
 	default:
-		answer(w, &refusal{http.StatusNotFound, "no charge under this key"})
+		answer(w, &refusal{http.StatusNotFound, "no charge under this key", 0})
 	}
 }
 
 func readPayment(r *http.Request) (p Payment, key string, err error) {
 	key = r.Header.Get("Idempotency-Key")
-	if key == "" || len(key) > maxKey {
-		return p, "", &refusal{http.StatusBadRequest, "an Idempotency-Key is needed"}
+	if !validKey(key) {
+		return p, "", &refusal{http.StatusBadRequest, "an Idempotency-Key is needed", 0}
 	}
 	dec := json.NewDecoder(io.LimitReader(r.Body, maxBody))
 	if err := dec.Decode(&p); err != nil {
-		return p, "", &refusal{http.StatusBadRequest, "the body is not a payment"}
+		return p, "", &refusal{http.StatusBadRequest, "the body is not a payment", 0}
 	}
 	return p, key, nil
 }
+
+func validKey(key string) bool { return key != "" && len(key) <= maxKey }
 
 // check refuses what can never be paid.
 func (p Payment) check() error {
 	switch {
 	case p.Order == "" || p.Cents <= 0:
-		return &refusal{http.StatusUnprocessableEntity, "order and a positive amount are needed"}
+		return &refusal{http.StatusUnprocessableEntity, "order and a positive amount are needed", 0}
 	case len(p.Customer) > len(closedAccount) && p.Customer[:len(closedAccount)] == closedAccount:
-		return &refusal{http.StatusForbidden, "the account is closed"}
+		return &refusal{http.StatusForbidden, "the account is closed", 0}
 	case p.Cents > cardLimit:
-		return &refusal{http.StatusPaymentRequired, "the card was declined: over its limit"}
+		return &refusal{http.StatusPaymentRequired, "the card was declined: over its limit", 0}
 	case p.Cents == cursedAmount:
-		return &refusal{http.StatusInternalServerError, "internal error"}
+		return &refusal{http.StatusInternalServerError, "internal error", 0}
 	}
 	switch p.Currency {
 	case "EUR", "USD", "GBP", "CHF":
 		return nil
 	}
-	return &refusal{http.StatusUnprocessableEntity, "the currency is not accepted"}
+	return &refusal{http.StatusUnprocessableEntity, "the currency is not accepted", 0}
 }
 
 // refusal is an answer that is not a charge.
 type refusal struct {
 	status int
 	text   string
+	after  time.Duration // when to come back; zero: nothing is said
 }
 
 func (e *refusal) Error() string { return "payments: " + e.text }
@@ -319,7 +344,10 @@ func (e *refusal) Error() string { return "payments: " + e.text }
 func answer(w http.ResponseWriter, err error) {
 	var no *refusal
 	if !errors.As(err, &no) {
-		no = &refusal{http.StatusInternalServerError, "the store failed"}
+		no = &refusal{http.StatusInternalServerError, "the store failed", 0}
+	}
+	if no.after > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(seconds(no.after)))
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(no.status)
