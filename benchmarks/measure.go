@@ -23,8 +23,8 @@ type pass struct {
 var passes = []pass{
 	// One processor: no work that a call causes, such as collecting its garbage, is
 	// done unseen on another.
-	{"^(BenchmarkFloor|BenchmarkBreaker|BenchmarkBulkhead)$", "1"},
-	{"^(BenchmarkFloorShared|BenchmarkBreakerShared|BenchmarkBulkheadShared)$", "1,2"},
+	{"^(BenchmarkFloor|BenchmarkBreaker|BenchmarkBulkhead|BenchmarkRetry|BenchmarkPipeline)$", "1"},
+	{"^(BenchmarkFloorShared|BenchmarkBreakerShared|BenchmarkBulkheadShared|BenchmarkRetryShared)$", "1,2"},
 	// By itself, since the memory that it takes changes when garbage is collected.
 	{"^BenchmarkBreakerIdle$", "1"},
 }
@@ -32,9 +32,12 @@ var passes = []pass{
 // peers are the modules whose versions belong to the figures.
 var peers = []string{
 	"github.com/afex/hystrix-go",
+	"github.com/avast/retry-go/v5",
+	"github.com/cenkalti/backoff/v5",
 	"github.com/eapache/go-resiliency",
 	"github.com/failsafe-go/failsafe-go",
 	"github.com/go-kratos/aegis",
+	"github.com/sethvargo/go-retry",
 	"github.com/sony/gobreaker/v2",
 	"github.com/zeromicro/go-zero",
 	"golang.org/x/sync",

@@ -53,6 +53,12 @@ func tables() []table {
 		ns("free, 1 processor", "BulkheadShared", "free", 1), ns("2 processors", "BulkheadShared", "free", 2),
 		ns("full, 1 processor", "BulkheadShared", "full", 1), ns("2 processors", "BulkheadShared", "full", 2),
 	}
+	retry := []column{
+		ns("at the first try", "Retry", "success", 1),
+		ns("with a closure", "Retry", "closure", 1),
+		ns("shared, 1 processor", "RetryShared", "shared", 1), ns("2 processors", "RetryShared", "shared", 2),
+	}
+	pipeline := []column{ns("with a closure", "Pipeline", "closure", 1)}
 	floor := []column{
 		ns("once", "Floor", "", 1),
 		ns("shared, 1 processor", "FloorShared", "", 1), ns("2 processors", "FloorShared", "", 2),
@@ -67,10 +73,14 @@ func tables() []table {
 		{"Breakers that count failures in a row, shared: nanoseconds a call", breakerShared, "consecutive"},
 		{"Bulkheads: nanoseconds a call", bulkhead, ""},
 		{"Bulkheads, shared: nanoseconds a call", bulkheadShared, ""},
+		{"Retries that are not needed: nanoseconds a call", retry, ""},
+		{"Five policies, one inside the other: nanoseconds a call", pipeline, ""},
 		{"Floors: nanoseconds", floor, ""},
 		{"Breakers: allocations a call", allocations(breaker[:5]), "rate"},
 		{"Breakers that count failures in a row: allocations a call", allocations(breaker[:5]), "consecutive"},
 		{"Bulkheads: allocations a call", allocations(bulkhead), ""},
+		{"Retries that are not needed: allocations a call", allocations(retry[:2]), ""},
+		{"Five policies, one inside the other: allocations a call", allocations(pipeline), ""},
 	}
 }
 
@@ -191,6 +201,8 @@ func bars() []bar {
 	breaker := func(form, rule, impl string) quantity { return in("ns/op", "Breaker", form, rule, impl, 1) }
 	shared := func(procs int) quantity { return in("ns/op", "BreakerShared", "closed", "rate", "mettle", procs) }
 	bulkhead := func(impl string) quantity { return in("ns/op", "Bulkhead", "free", "", impl, 1) }
+	retry := func(impl string) quantity { return in("ns/op", "Retry", "closure", "", impl, 1) }
+	pipeline := func(unit, impl string) quantity { return in(unit, "Pipeline", "closure", "", impl, 1) }
 	clock := in("ns/op", "Floor", "", "", "time.Since", 1)
 	return []bar{
 		{"breaker closed, over `time.Since`", breaker("closed", "rate", "mettle"), clock, 1.6, false, ""},
@@ -205,6 +217,15 @@ func bars() []bar {
 		{"breaker idle, goroutines", in("goroutines/breaker", "BreakerIdle", "idle", "rate", "mettle", 1), quantity{}, 0, false, "B28"},
 		{"bulkhead free, over `semaphore.Weighted` with TryAcquire", bulkhead("mettle"), bulkhead("semaphore"), 1.3, false, ""},
 		{"bulkhead's permit, over `semaphore.Weighted` with Acquire", bulkhead("mettle-permit"), bulkhead("semaphore-acquire"), 1.3, false, ""},
+		{"retry, a success at the first try, over cenkalti/backoff", retry("mettle"), retry("backoff"), 1, false, ""},
+		{"retry, a success at the first try, over avast/retry-go with the context of the call",
+			retry("mettle"), retry("avast"), 1, false, ""},
+		{"retry, a success at the first try, over avast/retry-go without it",
+			retry("mettle"), retry("avast-no-context"), 1, false, ""},
+		{"retry, a success at the first try, allocations", in("allocs/op", "Retry", "closure", "", "mettle", 1), quantity{}, 1, false, "R7"},
+		{"five policies, over failsafe-go's", pipeline("ns/op", "mettle"), pipeline("ns/op", "failsafe"), 1.0 / 8, false, ""},
+		{"five policies, over a stack made by hand", pipeline("ns/op", "mettle"), pipeline("ns/op", "by-hand"), 1.0 / 4, false, ""},
+		{"five policies, allocations", pipeline("allocs/op", "mettle"), quantity{}, 4, false, "P13"},
 	}
 }
 
