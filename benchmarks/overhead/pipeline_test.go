@@ -28,6 +28,7 @@ type entry struct {
 
 var groups = map[string]func() []entry{
 	"Nothing":  nothing,
+	"Hedge":    hedges,
 	"Pipeline": pipelines,
 }
 

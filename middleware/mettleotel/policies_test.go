@@ -12,6 +12,7 @@ import (
 	"github.com/mettle-go/mettle/breaker"
 	"github.com/mettle-go/mettle/bulkhead"
 	"github.com/mettle-go/mettle/fallback"
+	"github.com/mettle-go/mettle/hedge"
 	"github.com/mettle-go/mettle/middleware/mettleotel"
 	"github.com/mettle-go/mettle/retry"
 	"github.com/mettle-go/mettle/timeout"
@@ -22,6 +23,7 @@ func pipeline(name string) *mettle.Pipeline {
 		fallback.New(fallback.Config{Name: name, Run: func(_ context.Context, err error) error { return err }}),
 		timeout.New(timeout.Config{Name: name}),
 		retry.New(retry.Config{Name: name}),
+		hedge.New(hedge.Config{Name: name}),
 		breaker.New(breaker.Config{Name: name}),
 		bulkhead.New(bulkhead.Config{Name: name}),
 	)

@@ -16,6 +16,7 @@ import (
 	"github.com/mettle-go/mettle/breaker"
 	"github.com/mettle-go/mettle/bulkhead"
 	"github.com/mettle-go/mettle/fallback"
+	"github.com/mettle-go/mettle/hedge"
 	"github.com/mettle-go/mettle/middleware/mettleprom"
 	"github.com/mettle-go/mettle/retry"
 	"github.com/mettle-go/mettle/timeout"
@@ -28,6 +29,7 @@ func pipelines(names ...string) (all []mettle.Observable) {
 			fallback.New(fallback.Config{Name: name, Run: func(_ context.Context, err error) error { return err }}),
 			timeout.New(timeout.Config{Name: name}),
 			retry.New(retry.Config{Name: name}),
+			hedge.New(hedge.Config{Name: name}),
 			breaker.NewGroup[string](breaker.GroupConfig{Config: breaker.Config{Name: name + " by host"}}).
 				By(func(context.Context) string { return "" }),
 			breaker.New(breaker.Config{Name: name}),
