@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/mettle-go/mettle/internal/cancelkey"
+	"github.com/mettle-go/mettle/internal/ctxkey"
 )
 
 // ErrLost is the cause of the context of a run that is of no use any more: another one
@@ -77,7 +77,7 @@ func (c *runCtx) Err() error {
 
 // Value answers package context with the context that was made on being asked.
 func (c *runCtx) Value(key any) any {
-	if key == cancelkey.Key || cancelkey.Key == nil {
+	if key == ctxkey.Cancel || ctxkey.Cancel == nil {
 		return c.ask().ctx.Value(key)
 	}
 	return c.parent.Value(key)

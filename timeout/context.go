@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync/atomic"
 	"time"
+
+	"github.com/mettle-go/mettle/internal/ctxkey"
 )
 
 // lazyCtx is a context with a deadline that costs one allocation until somebody
@@ -46,28 +48,9 @@ var canceled = func() *end {
 	return &end{ctx, cancel}
 }()
 
-// cancelKey is the key by which package context asks a context for the one inside
-// it that can be cancelled. It does so to derive children without a goroutine for
-// each, and to find the cause. The key is not exported, but is shown to whoever is
-// asked. Should package context ever stop asking, cancelKey is nil; see Value.
-var cancelKey = func() any {
-	var p probe
-	_ = context.Cause(&p)
-	return p.asked
-}()
-
-// probe is an ended context that remembers which key it was asked for.
-type probe struct {
-	context.Context
-	asked any
-}
-
-func (p *probe) Err() error { return context.Canceled }
-
-func (p *probe) Value(key any) any {
-	p.asked = key
-	return nil
-}
+// cancelKey is by what package context asks for the context inside one; a variable for
+// the test of what comes if it does not. See Value.
+var cancelKey = ctxkey.Cancel
 
 // EndsWith returns the context with which c ends, if not at its Deadline. An adapter that
 // watches both need not ask for Done, and so for a timer.

@@ -11,6 +11,8 @@ import (
 	"net/url"
 	"sync/atomic"
 	"time"
+
+	"github.com/mettle-go/mettle/internal/ctxkey"
 )
 
 // How much of a response that nobody wants is read so that its connection can be used
@@ -140,28 +142,11 @@ func (a *attempt) Deadline() (time.Time, bool) {
 }
 
 // The keys under which package context asks for its own cancel node and package httptrace
-// for the hooks. They are not exported, but are shown to whoever is asked; nil if those
-// packages stop asking.
-var cancelKey, traceKey = func() (cancel, trace any) {
-	var p probe
-	context.Cause(&p)
-	cancel, p.asked = p.asked, nil
-	httptrace.ContextClientTrace(&p)
-	return cancel, p.asked
-}()
-
-// probe is an ended context that remembers which key it was asked for.
-type probe struct {
-	context.Context
-	asked any
-}
-
-func (p *probe) Err() error { return context.Canceled }
-
-func (p *probe) Value(key any) any {
-	p.asked = key
-	return nil
-}
+// for the hooks; nil if those packages stop asking.
+var (
+	cancelKey = ctxkey.Cancel
+	traceKey  = ctxkey.Asked(func(ctx context.Context) { httptrace.ContextClientTrace(ctx) })
+)
 
 // Value returns what the policy's context carries.
 func (a *attempt) Value(key any) any {
