@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -111,6 +112,141 @@ func FuzzAgreesWithNaive(f *testing.F) {
 			n.add(now, b&1 == 1)
 			check(t, w, n, now)
 			check(t, w, n, now+int64(b>>1)*n.width/4)
+		}
+	})
+}
+
+// player does everything that can be done to a window, and to the naive one beside it.
+type player struct {
+	t      *testing.T
+	w      *Window
+	n      *naive
+	now    int64
+	newest int64 // epoch
+	lost   [2]uint64
+}
+
+func (p *player) begin(span time.Duration) {
+	p.n = &naive{width: int64(span) / Buckets}
+	p.newest = floorDiv(p.now, p.n.width)
+}
+
+// add counts an event at the given time in one of the ways there are, with stripes aside.
+func (p *player) add(at int64, bad bool, atLeast uint64) {
+	_, _, in := p.w.Sum(p.newest * p.n.width)
+	short := false
+	if !bad {
+		add := p.w.AddGood
+		if p.w.Striped() {
+			add = p.w.AddStriped
+		}
+		short = add(at, atLeast)
+		if want := floorDiv(at, p.n.width) == p.newest && uint64(in) >= atLeast; short != want {
+			p.t.Fatalf("at %d, with %d in the newest bucket and at least %d asked for: counted is %v", at, in, atLeast, short)
+		}
+	}
+	if !short {
+		if p.newest < floorDiv(at, p.n.width) {
+			p.newest, in = floorDiv(at, p.n.width), 0
+		}
+		if got := p.w.Add(at, bad); got != in+1 {
+			p.t.Fatalf("at %d: Add = %d, want %d", at, got, in+1)
+		}
+	}
+	p.n.add(max(at, p.newest*p.n.width), bad) // who is late counts in the newest bucket
+}
+
+// forget lets go of what is outside the window, but for the sum of all.
+func (p *player) forget(all bool) {
+	p.n.events = slices.DeleteFunc(p.n.events, func(e event) bool {
+		gone := all || max(floorDiv(p.now, p.n.width), p.newest)-floorDiv(e.at, p.n.width) >= Buckets
+		if gone {
+			p.lost[0]++
+			if e.bad {
+				p.lost[1]++
+			}
+		}
+		return gone
+	})
+}
+
+// resize moves what is in the window to one of another span.
+func (p *player) resize(span time.Duration) {
+	p.forget(false)
+	p.w = p.w.Resize(span, p.now)
+	events, width := p.n.events, p.n.width
+	p.begin(span)
+	for _, e := range events {
+		e.at = min(floorDiv(e.at, width)*width+width/2, p.now)
+		p.n.events = append(p.n.events, e)
+	}
+}
+
+func (p *player) check(at int64) {
+	total, bad, _ := p.w.Sum(at)
+	if wantTotal, wantBad := p.n.sum(max(at, p.newest*p.n.width)); total != wantTotal || bad != wantBad {
+		p.t.Fatalf("at %d: Sum = %d, %d; want %d, %d", at, total, bad, wantTotal, wantBad)
+	}
+	all, allBad := p.w.Lifetime()
+	want, wantBad := p.n.lifetime()
+	if all != want+p.lost[0] || allBad != wantBad+p.lost[1] {
+		p.t.Fatalf("at %d: Lifetime = %d, %d; want %d, %d", at, all, allBad, want+p.lost[0], wantBad+p.lost[1])
+	}
+}
+
+// step does what two bytes say.
+func (p *player) step(op, arg byte) {
+	width := p.n.width
+	switch op % 8 {
+	case 0, 1:
+		p.now += int64(arg) * width / 8
+	case 2: // far, so that what is old looks new, or the window is stale
+		p.now += int64(arg) * width * maxGap / 16
+	case 3:
+		p.add(p.now-int64(arg)*width/8, arg&1 == 0, 1) // held up after reading the clock
+	case 4:
+		p.w.Stripe()
+	case 5:
+		p.resize(MinSpan + time.Duration(arg)*37*time.Millisecond)
+	default:
+		p.add(p.now, op&8 == 0, 1+uint64(arg%8))
+	}
+	if stale := floorDiv(p.now, p.n.width)-p.newest > maxGap; p.w.Stale(p.now) != stale {
+		p.t.Fatalf("at %d: Stale is %v", p.now, !stale)
+	} else if stale {
+		p.forget(true)
+		span := time.Duration(p.n.width * Buckets)
+		p.w, p.lost = New(span, p.now), [2]uint64{}
+		p.begin(span)
+	}
+}
+
+// Whatever is done to a window in whatever order, it agrees with the naive one: events in
+// time and late, by the short way, aside or not, moved to other spans, at any distance.
+func FuzzOperationsAgreeWithNaive(f *testing.F) {
+	f.Add(int64(time.Second), int64(0), []byte{6, 0, 6, 0, 14, 0, 14, 1, 0, 8, 14, 0, 3, 9, 0, 255, 6, 0})     // short ways, late
+	f.Add(int64(time.Second), int64(-1e15), []byte{4, 0, 6, 0, 14, 0, 14, 0, 5, 99, 14, 0, 0, 40, 5, 1, 6, 1}) // stripes, other spans
+	f.Add(int64(MinSpan), int64(1e15), []byte{6, 0, 2, 15, 6, 0, 2, 16, 6, 0, 2, 17, 6, 0, 2, 64, 14, 0})      // far
+	for seed := range uint64(20) {
+		r, steps := rand.New(rand.NewPCG(seed, 4)), make([]byte, 600)
+		for i := range steps {
+			if steps[i] = byte(r.Uint32()); i%2 == 0 && steps[i]%8 == 2 && r.IntN(4) > 0 {
+				steps[i]++ // seldom far
+			}
+		}
+		f.Add(int64(MinSpan)+r.Int64N(int64(time.Minute)), r.Int64N(1e15)-5e14, steps)
+	}
+	f.Fuzz(func(t *testing.T, span, start int64, steps []byte) {
+		if span < int64(MinSpan) || span > int64(time.Minute) || start > 1<<60 || start < -1<<60 || len(steps) > 1000 {
+			t.Skip()
+		}
+		p := &player{t: t, now: start, w: New(time.Duration(span), start)}
+		p.begin(time.Duration(span))
+		for ; len(steps) > 1 && p.now < 1<<61; steps = steps[2:] {
+			p.step(steps[0], steps[1])
+			p.check(p.now)
+			p.check(p.now + int64(steps[1])*p.n.width/8)
+			p.check(p.now - int64(steps[1])*p.n.width/8)
 		}
 	})
 }
