@@ -592,6 +592,9 @@ func TestNoStaleDeadline(t *testing.T) {
 		if d, ok := mettle.RetryAfter(err); err != nil && (!ok || d < 59*time.Minute) {
 			t.Fatalf("refused with %v left", d)
 		}
+		if s := b.Stats(); s.State == breaker.Open && s.RemainingDelay < 59*time.Minute {
+			t.Fatalf("open with %v left", s.RemainingDelay)
+		}
 	}
 }
 
@@ -1056,7 +1059,7 @@ func TestReconfigure(t *testing.T) {
 //
 // Spec: B26
 func TestRamp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, "rises", func(t *testing.T) {
 		b, _ := probing(t, breaker.Config{Ramp: 10 * time.Second, Successes: 1})
 		calls(b, 1, nil)
 		wantState(t, b, breaker.Closed)
@@ -1071,11 +1074,21 @@ func TestRamp(t *testing.T) {
 				t.Errorf("%v later: %.3f of the calls are admitted, want %v", v.after, got, v.share)
 			}
 		}
-		b.Trip("again")
-		time.Sleep(b.RemainingDelay())
+	})
+	inBubble(t, "reopens", func(t *testing.T) {
+		b, l := probing(t, breaker.Config{Ramp: 10 * time.Second, Successes: 1, Consecutive: -1, FailureRate: 0.3})
 		calls(b, 1, nil)
-		calls(b, 1000, errDown)
+		for range 50 { // of the few that are admitted, every other one fails
+			for _, err := range []error{nil, errDown} {
+				for b.State() == breaker.Closed && calls(b, 1, err) == 0 {
+				}
+			}
+		}
 		wantState(t, b, breaker.Open)
+		if c := l.all()[3]; c.Rule != breaker.RuleFailureRate || c.Calls != 20 || c.Bad != 10 {
+			t.Errorf("opened by %+v", c)
+		}
+		wantDelay(t, b, 2*time.Second) // it has not been healthy
 	})
 }
 

@@ -105,6 +105,9 @@ func TestGroupKeepsWhatIsUsed(t *testing.T) {
 	for i := range 3 {
 		g.Get(fmt.Sprint("late ", i))
 	}
+	if g.Get("failing") != failing {
+		t.Error("a key that failed lately was let go, and not one that is well")
+	}
 	if g.Len() > 8 {
 		t.Errorf("the group holds %d keys", g.Len())
 	}
