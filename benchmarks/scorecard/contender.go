@@ -43,7 +43,7 @@ type Client struct {
 	ID       int
 	Seed     uint64
 	World    *sim.World
-	Server   *sim.Server   // what only the oracle looks at
+	Servers  []*sim.Server // for each key; only the oracle looks at them
 	Deadline time.Duration // of a call
 	Attempt  time.Duration // timeout of an attempt, where there are several
 	Attempts int           // at most, the first included
@@ -86,10 +86,22 @@ func Contenders() []Contender {
 	}
 }
 
-// mettleDefaults is the standard pipeline of mettlehttp around anything.
-func mettleDefaults(c Client) sim.Caller { return mettleOf(c, breaker.Config{}, retry.Config{}) }
+// breaking returns the names of those who give up on a server that is gone.
+func breaking() (names []string) {
+	for _, k := range Contenders() {
+		if k.Kind != Baseline && k.Name != "failsafe-limiter" {
+			names = append(names, k.Name)
+		}
+	}
+	return names
+}
 
-func mettleOf(c Client, b breaker.Config, r retry.Config) sim.Caller {
+// mettleDefaults is the standard pipeline of mettlehttp around anything.
+func mettleDefaults(c Client) sim.Caller {
+	return mettleOf(c, breaker.Config{}, retry.Config{}, bulkhead.Config{})
+}
+
+func mettleOf(c Client, b breaker.Config, r retry.Config, k bulkhead.Config) sim.Caller {
 	b.OnChange = func(change breaker.Change) {
 		if change.To == breaker.Open {
 			c.Opened()
@@ -100,7 +112,7 @@ func mettleOf(c Client, b breaker.Config, r retry.Config) sim.Caller {
 		timeout.New(timeout.Config{After: c.Deadline}),
 		retry.New(r),
 		breaker.New(b),
-		bulkhead.New(bulkhead.Config{}),
+		bulkhead.New(k),
 		timeout.New(timeout.Config{After: c.Attempt}),
 	)
 	return func(ctx context.Context, _ int, op func(context.Context) error) error {
@@ -165,19 +177,18 @@ func oracle(c Client) sim.Caller {
 		longest = 100 * time.Millisecond // queue that is worth joining
 		margin  = 40 * time.Millisecond  // for a service time that is longer than the mean
 	)
-	return func(ctx context.Context, _ int, op func(context.Context) error) (err error) {
-		w := c.World
-		begun := w.Now()
-		last := begun + c.Deadline
+	return func(ctx context.Context, key int, op func(context.Context) error) (err error) {
+		w, server := c.World, c.Servers[key]
+		last := w.Now() + c.Deadline
 		ctx, cancel := context.WithTimeout(ctx, c.Deadline)
 		defer cancel()
 		for range c.Attempts {
-			if up := c.Server.Up(w.Now() + w.Network); up > w.Now()+w.Network {
+			if up := server.Up(w.Now() + w.Network); up > w.Now()+w.Network {
 				if up+w.Network+margin > last || w.Wait(ctx, up-w.Network) != nil {
 					return errHopeless
 				}
 			}
-			promise := w.Promise(c.Server)
+			promise := w.Promise(server)
 			if promise > min(last-margin, w.Now()+longest) {
 				return errHopeless
 			}

@@ -26,6 +26,12 @@ const (
 	Opens     = "opens"    // openings of breakers
 	Refusals  = "refused"  // share of requests refused without an attempt
 	Possible  = "possible" // goodput over that which is possible without resending
+	Others    = "others"   // share of the requests that have nothing to do with the fault and succeed in time
+	Errors    = "errors"   // share of requests that do not succeed in time
+	Again     = "again"    // seconds with less than half of the oracle's goodput, from 2 s after the fault on
+	Peak      = "peak"     // most attempts in a second over what the scenario compares them with
+	Width     = "width"    // rates at which a server does not recover from overload, over those it can do
+	Hopeless  = "hopeless" // share of attempts that began with less time left than the median service takes
 	Probes    = "probes"   // attempts in a second and per client, once the fault is detected
 )
 

@@ -30,6 +30,8 @@ type setting struct {
 	attempts          int           // zero: as above
 	keys              int           // zero: one
 
+	// plants makes a server for each key, or for each hop; nil: there is one.
+	plants func() []*sim.Server
 	// callers makes the clients of a trial; nil: one of the contender's for each.
 	callers func(*trial) []sim.Caller
 	// work makes one attempt of a trial; nil: a call of its server.
@@ -45,8 +47,9 @@ type trial struct {
 	plant     *sim.Server
 	*sim.Record
 
-	opened []opening // of breakers
-	counts map[string]float64
+	plants   []*sim.Server
+	opened   []opening // of breakers
+	hopeless int       // attempts that began with too little time
 }
 
 // opening is a breaker that opens.
@@ -68,6 +71,9 @@ func run(s setting, c Contender, seed uint64) *trial {
 	t.defaults()
 	plant := *t.server
 	t.plant = &plant
+	if s.plants != nil {
+		t.plants = s.plants()
+	}
 	config := sim.Config{
 		Seed: seed, Arrivals: t.rate, Until: t.until, From: t.from, To: t.to,
 		Deadline: t.deadline, Network: network, Server: t.plant,
@@ -75,13 +81,18 @@ func run(s setting, c Contender, seed uint64) *trial {
 		Client: func(d sim.Draw) int { return d.Below(t.clients) },
 		Key:    func(d sim.Draw) int { return d.Below(t.keys) },
 	}
-	if t.work != nil {
+	switch {
+	case t.work != nil:
 		config.Work = t.work(t)
+	case t.plants != nil:
+		config.Work = func(w *sim.World, ctx context.Context, r *sim.Request) error {
+			return w.Call(ctx, r, t.plants[r.Key])
+		}
 	}
 	t.world = sim.New(config)
 	var callers []sim.Caller
-	if t.callers != nil {
-		callers = t.setting.callers(t)
+	if s.callers != nil {
+		callers = s.callers(t)
 	} else {
 		for id := range t.clients {
 			callers = append(callers, c.New(t.client(id)))
@@ -111,8 +122,12 @@ func orElse[T comparable](field *T, value T) {
 
 // client returns what a contender is told of a client.
 func (t *trial) client(id int) Client {
+	servers := t.plants
+	if servers == nil {
+		servers = []*sim.Server{t.plant}
+	}
 	return Client{
-		ID: id, Seed: t.seed, World: t.world, Server: t.plant,
+		ID: id, Seed: t.seed, World: t.world, Servers: servers,
 		Deadline: t.deadline, Attempt: t.attempt, Attempts: t.attempts,
 		Opened: func() { t.note(opening{id, t.world.Now()}) },
 	}

@@ -29,9 +29,7 @@ func (s *Collapse) Call(w *World, ctx context.Context, r *Request) error {
 	d.Purpose = ForSpare
 	back := time.Duration(distance * d.Exp() * 1e9)
 
-	w.mu.Lock()
-	w.Record.sent(w.Now(), r, Reply{})
-	w.mu.Unlock()
+	w.Sent(r, Reply{})
 	time.Sleep(there) // the request arrives even when its client has hung up
 
 	w.mu.Lock()
@@ -47,9 +45,7 @@ func (s *Collapse) Call(w *World, ctx context.Context, r *Request) error {
 	if err := w.Wait(ctx, now+took+back); err != nil {
 		return err
 	}
-	w.mu.Lock()
-	r.won = took.Seconds()
-	w.mu.Unlock()
+	w.Won(r, took.Seconds())
 	return nil
 }
 

@@ -209,9 +209,7 @@ func (w *World) Call(ctx context.Context, r *Request, s *Server) error {
 	}
 	switch reply.Kind {
 	case OK:
-		w.mu.Lock()
-		r.won = reply.Work
-		w.mu.Unlock()
+		w.Won(r, reply.Work)
 		return nil
 	case Failed:
 		return ErrFailed
@@ -219,6 +217,42 @@ func (w *World) Call(ctx context.Context, r *Request, s *Server) error {
 		return ErrRefused
 	default:
 		return ErrGone
+	}
+}
+
+// Sent records an attempt that is sent now to a server of the caller's own making.
+func (w *World) Sent(r *Request, reply Reply) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.Record.sent(w.Now(), r, reply)
+}
+
+// Won records that so much work made a request succeed.
+func (w *World) Won(r *Request, work float64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r.won += work
+}
+
+// Serve has another server do the work, which goes on when ctx ends and nobody waits for
+// it any longer.
+func (w *World) Serve(ctx context.Context, work func() error) error {
+	done := make(chan error, 1)
+	w.requests.Add(1)
+	go func() {
+		defer w.requests.Done()
+		time.Sleep(w.Network)
+		err := work()
+		time.Sleep(w.Network)
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-w.over:
+		return ErrReset
 	}
 }
 
