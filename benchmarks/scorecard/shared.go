@@ -359,7 +359,7 @@ func hops() Scenario {
 		Name:  "deadline=500ms",
 		Quick: true,
 		setting: setting{
-			rate: sim.Constant(500), until: time.Minute, attempt: 250 * time.Millisecond,
+			rate: sim.Constant(500), until: time.Minute, attempt: 400 * time.Millisecond,
 			plants: func() (servers []*sim.Server) {
 				for range 3 {
 					servers = append(servers, &sim.Server{Workers: 50, Queue: 1000, Service: 0.050, CV: 1, Refusal: 0.1})
