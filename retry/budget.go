@@ -312,7 +312,7 @@ func (b *Budget) Balance() float64 {
 
 // Observe yields these metrics, with the label policy, which is the Name:
 //
-//	mettle.retry.budget_tokens   gauge    {token}  that are left: resends it would allow now
+//	mettle.retry.budget_tokens   gauge    {token}  that are left
 //	mettle.retry.budget_denials  counter  {call}   resends that it did not allow
 //
 // A [Retrier] with a shared budget does not yield them, or the same numbers would come
@@ -327,7 +327,7 @@ func (b *Budget) Observe(yield func(mettle.Metric) bool) {
 func (b *Budget) observe(labels []mettle.Label, yield func(mettle.Metric) bool) bool {
 	return yield(mettle.Metric{
 		Kind: mettle.Gauge, Name: "mettle.retry.budget_tokens", Unit: "{token}",
-		Help:   "Resends that the retry budget would allow now.",
+		Help:   "Tokens left in the retry budget.",
 		Labels: labels, Value: b.Balance(),
 	}) && yield(mettle.Metric{
 		Kind: mettle.Counter, Name: "mettle.retry.budget_denials", Unit: "{call}",
