@@ -35,7 +35,8 @@ type BudgetConfig struct {
 
 	// RefundSuccess gives a call that a resend brought to success the price of that
 	// resend back, in place of Ratio, which is then for those that succeed at once.
-	// It makes resends that help nearly free. False: every success earns Ratio.
+	// It makes resends that help free, so that attempts may be more than 1+Ratio times
+	// the calls while some of these fail. False: every success earns Ratio.
 	RefundSuccess bool
 
 	// Threshold is a share of Burst, less than 1, that the resends must leave alone:
@@ -68,14 +69,15 @@ func (c BudgetConfig) Validate() error {
 	if c.Burst < 0 || c.Burst > maxBurst {
 		mistakes = append(mistakes, fmt.Errorf("retry: Burst is %d, must be in [1, %d], or 0 for %d", c.Burst, maxBurst, defaultBurst))
 	}
-	if errors.Join(mistakes...) == nil {
-		mistakes = append(mistakes, c.mispriced()...)
-	}
-	return errors.Join(mistakes...)
+	return errors.Join(append(mistakes, c.mispriced()...)...)
 }
 
-// mispriced reports the mistakes in what a c with a valid Burst costs.
+// mispriced reports the mistakes in what resends cost. Beside a Burst that is one itself,
+// nothing is too expensive.
 func (c BudgetConfig) mispriced() (mistakes []error) {
+	if c.Burst < 0 || c.Burst > maxBurst {
+		c.Burst = maxBurst
+	}
 	burst := float64(c.withDefaults().Burst)
 	for _, cost := range []struct {
 		name  string

@@ -470,6 +470,8 @@ func TestBudgetConfigValidate(t *testing.T) {
 		{retry.BudgetConfig{Threshold: 0.9}, []string{"Threshold is 0.9"}}, // 9 left of 10 is not above 9
 		{retry.BudgetConfig{Threshold: 0.9, Costs: retry.Costs{Overload: 0.5}}, nil},
 		{retry.BudgetConfig{Burst: 1, Threshold: 0.1}, []string{"Threshold is 0.1"}},
+		{retry.BudgetConfig{Ratio: nan, Burst: -1, Threshold: nan, Costs: retry.Costs{Failure: 1e6, Timeout: nan}},
+			[]string{"Ratio is NaN", "Burst is -1", "Costs.Timeout is NaN", "Threshold is NaN"}},
 		{retry.BudgetConfig{RefundSuccess: true, Threshold: 0.5}, []string{"RefundSuccess is true"}},
 	} {
 		checkValidation(t, fmt.Sprintf("%+v", tt.c), tt.c.Validate(), func() { retry.NewBudget(tt.c) }, tt.want)
