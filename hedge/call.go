@@ -31,7 +31,6 @@ type call struct {
 	timer     *time.Timer    // calls tick; nil: no delay is known
 	due       int64          // when the timer is to call it; 0: since the first run began
 	hedges    []*run         // in the order in which they were sent
-	flying    int            // runs that have not ended
 	workers   int            // goroutines in tick that make runs
 	idle      chan struct{}  // closed when there are no workers any more; nil: nobody waits for that
 	closed    bool           // nothing is sent any more
@@ -60,7 +59,7 @@ func (c *call) begin() {
 		c.start = c.h.clock.Now()
 	}
 	c.delay = c.h.delay(c.start)
-	c.flying, c.outcome = 1, mettle.Ignored
+	c.outcome = mettle.Ignored
 	if c.delay > 0 {
 		c.mu.Lock() // the timer may call before it is known here
 		c.timer = time.AfterFunc(c.delay, c.tick)
@@ -174,7 +173,6 @@ func (c *call) hedgeLocked(price mettle.Outcome, cause error) *run {
 	r := &run{n: len(c.hedges) + 1, charged: price, cause: cause}
 	r.parent = mettle.WithAttempt(c.ctx, c.base+r.n)
 	c.hedges = append(c.hedges, r)
-	c.flying++
 	h.counters.hedges.Add(1)
 	if c.timer != nil && r.n < h.max {
 		c.due = h.clock.Now() + int64(c.delay)
@@ -229,7 +227,6 @@ func repeatable(outcome mettle.Outcome, err error) bool {
 func (c *call) count(r *run, e ending) (next *run, won bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.flying--
 	r.unsent = e.outcome == mettle.Ignored && (e.refused || !r.ran.Load())
 	beaten := c.winner != nil || c.crash != nil
 	c.sampleLocked(r, e.outcome, beaten)
@@ -251,8 +248,7 @@ func (c *call) count(r *run, e ending) (next *run, won bool) {
 		}
 		if e.repeat {
 			next = c.hedgeLocked(e.outcome, e.err)
-		}
-		if !e.repeat || c.flying == 0 {
+		} else {
 			c.closeLocked()
 		}
 	}

@@ -319,6 +319,26 @@ func TestContext(t *testing.T) {
 	}
 }
 
+// The first run wins, and only the other has lost.
+func TestContextOfTheFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var given [3]context.Context
+		h := hedge.New(hedge.Config{After: time.Second})
+		_ = h.Do(t.Context(), func(ctx context.Context) error {
+			n := mettle.Attempt(ctx)
+			given[n] = ctx
+			if n == 2 {
+				return hang(ctx)
+			}
+			time.Sleep(time.Minute)
+			return nil
+		})
+		if first, second := context.Cause(given[1]), context.Cause(given[2]); first != context.Canceled || second != hedge.ErrLost {
+			t.Errorf("the contexts ended with %v and %v", first, second)
+		}
+	})
+}
+
 // A context whose parent has ended before the run did has the end of the parent.
 func TestContextOfAnEndedParent(t *testing.T) {
 	enough := errors.New("enough")
@@ -449,20 +469,89 @@ func TestDeafLoser(t *testing.T) {
 			}
 		})
 	}
-	synctest.Test(t, func(t *testing.T) { // heeding it within 10 ms is prompt
-		h := hedge.New(hedge.Config{After: 20 * time.Millisecond})
-		_ = h.Do(t.Context(), func(ctx context.Context) error {
-			if mettle.Attempt(ctx) == 2 {
-				return nil
+	// To heed it within 10 ms is prompt, and so it is within a tenth of the delay.
+	for after, grace := range map[time.Duration]time.Duration{20 * time.Millisecond: 10 * time.Millisecond, time.Second: 100 * time.Millisecond} {
+		synctest.Test(t, func(t *testing.T) {
+			h := hedge.New(hedge.Config{After: after})
+			for late := range time.Duration(2) {
+				_ = h.Do(t.Context(), func(ctx context.Context) error {
+					if mettle.Attempt(ctx) == 2 {
+						return nil
+					}
+					<-ctx.Done()
+					time.Sleep(grace + late)
+					return errDown
+				})
+				if s := h.Stats(); s.Abandoned != uint64(late) || s.Wins != uint64(1+late) {
+					t.Errorf("after %v: %+v", grace+late, s)
+				}
 			}
-			<-ctx.Done()
-			time.Sleep(10 * time.Millisecond)
-			return errDown
 		})
-		if s := h.Stats(); s.Abandoned != 0 || s.Wins != 1 {
-			t.Errorf("%+v", s)
+	}
+}
+
+// A crash of a loser, long after the answer, excuses no other loser.
+//
+// Spec: H2 (part)
+func TestAbandonedBesideACrash(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := hedge.New(hedge.Config{After: time.Second, Max: 2})
+		value, _ := crash(func() {
+			_ = h.Do(t.Context(), func(ctx context.Context) error {
+				switch mettle.Attempt(ctx) {
+				case 1:
+					time.Sleep(time.Hour)
+					panic(errDown)
+				case 2:
+					time.Sleep(time.Hour - time.Second + time.Millisecond) // just after that
+					return errDown
+				default:
+					return nil
+				}
+			})
+		})
+		if s := h.Stats(); value != errDown || s.Abandoned != 1 {
+			t.Errorf("panicked with %v; %+v", value, s)
 		}
 	})
+}
+
+// The delay passes at the very moment at which a run fails. Whichever comes first, the
+// next delay counts from the hedge that it brought about.
+//
+// Spec: H1
+func TestFailureAtTheDelay(t *testing.T) {
+	for range 300 {
+		synctest.Test(t, func(t *testing.T) {
+			var mu sync.Mutex
+			var told []mettle.TraceEvent
+			ctx := mettle.WithTrace(t.Context(), &mettle.Trace{Hedged: func(e mettle.TraceEvent) {
+				mu.Lock()
+				defer mu.Unlock()
+				told = append(told, e)
+			}})
+			start := time.Now()
+			var begun [4]time.Duration
+			h := hedge.New(hedge.Config{After: time.Second, Max: 2})
+			_ = h.Do(ctx, func(ctx context.Context) error {
+				n := mettle.Attempt(ctx)
+				begun[n] = time.Since(start)
+				if n == 1 {
+					time.Sleep(time.Second)
+					return errDown
+				}
+				time.Sleep(time.Minute)
+				return nil
+			})
+			slices.SortFunc(told, func(a, b mettle.TraceEvent) int { return a.Attempt - b.Attempt })
+			if len(told) != 2 || begun[2] != time.Second {
+				t.Fatalf("told %+v, begun at %v", told, begun)
+			}
+			if failure := told[0].Err != nil; failure && begun[3] != 2*time.Second || !failure && begun[3] != time.Second {
+				t.Fatalf("told %+v, begun at %v", told, begun)
+			}
+		})
+	}
 }
 
 // The number of a run counts on from that of the attempt it is in, and the call is the one
@@ -571,6 +660,22 @@ func TestSharedBudget(t *testing.T) {
 			if got := b.Balance(); math.Abs(got-test.want) > 1e-9 {
 				t.Errorf("%s: the budget is at %v, want %v", name, got, test.want)
 			}
+		}
+	})
+}
+
+// What the shared budget denies is not taken from the hedge's own.
+//
+// Spec: H3
+func TestDeniedCostsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := retry.NewBudget(retry.BudgetConfig{Burst: 1, MinPerSecond: -1})
+		b.Withdraw(mettle.Failure)
+		h := hedge.New(hedge.Config{After: time.Second, Budget: b})
+		runs := 0
+		err := h.Do(t.Context(), func(context.Context) error { runs++; return errDown })
+		if s := h.Stats(); err != errDown || runs != 1 || s.Denied != 1 || s.Hedges != 0 || s.Tokens != 10 {
+			t.Errorf("%v after %d runs; %+v", err, runs, s)
 		}
 	})
 }
@@ -781,4 +886,50 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("Observe allocates %v times", n)
 		}
 	})
+}
+
+// Timers, answers and callers who give up meet at once, on the wall clock: what happens at
+// one moment in a bubble happens side by side here. What must hold holds in any order.
+//
+// Spec: H5, P3, P11
+func TestRaces(t *testing.T) {
+	h := hedge.New(hedge.Config{After: time.Microsecond, Max: 3, Budget: retry.NoBudget})
+	var all sync.WaitGroup
+	for g := range 8 {
+		all.Go(func() {
+			for i := range 300 {
+				ctx, cancel := context.WithCancel(t.Context())
+				var running, runs atomic.Int32
+				v, err := mettle.Get(ctx, h, func(ctx context.Context) (int32, error) {
+					running.Add(1)
+					defer running.Add(-1)
+					n := runs.Add(1)
+					for range (g*31 + i*17) % 200 {
+						runtime.Gosched()
+					}
+					switch {
+					case ctx.Err() != nil:
+						return 0, context.Cause(ctx)
+					case (i+int(n))%3 == 0:
+						return 0, errDown
+					case (i+int(n))%40 == 0:
+						cancel()
+						return 0, ctx.Err()
+					}
+					return n, nil
+				})
+				cancel()
+				if running.Load() != 0 {
+					t.Errorf("%d runs are left", running.Load())
+				}
+				if n := runs.Load(); n < 1 || n > 4 || (err == nil) != (v > 0) || v > n {
+					t.Errorf("%d runs, and the result is that of %d, %v", n, v, err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if s := h.Stats(); s.Hedges == 0 || s.Wins == 0 {
+		t.Errorf("nothing was hedged: %+v", s)
+	}
 }
