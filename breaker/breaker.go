@@ -25,6 +25,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -68,10 +69,14 @@ type more struct {
 	series *series
 
 	// What the windows do not count.
-	failed                     [3]atomic.Uint64 // by outcome: Failure, Overload, Timeout
-	succeeded                  atomic.Uint64    // outside the closed state
-	ignored, rejected, stale   atomic.Uint64
-	opened, halfOpened, closed atomic.Uint64 // changes of the effective state
+	failed         [3]atomic.Uint64 // by outcome: Failure, Overload, Timeout
+	succeeded      atomic.Uint64    // outside the closed state
+	ignored, stale atomic.Uint64
+	rejected       [refusalKinds]atomic.Uint64
+
+	// turns are the changes of the effective state. What it points to is replaced, never
+	// changed, with Breaker.mu held. Nil: none yet.
+	turns atomic.Pointer[turns]
 }
 
 // rest returns the part of b that is made when first needed.
@@ -569,10 +574,24 @@ func remaining(until, now int64) time.Duration {
 type OpenError struct {
 	Name string // of the breaker
 
+	kind  refusalKind
 	why   string
 	clock clock.Clock
 	until int64 // forever: not known
 }
+
+// refusalKind is what kept a call out, as the metrics tell it.
+type refusalKind uint8
+
+const (
+	refusedOpen refusalKind = iota
+	refusedProbing
+	refusedRamping
+	refusedForced
+	refusalKinds
+)
+
+var refusalNames = [refusalKinds]string{"open", "half-open", "ramp", "forced"}
 
 // Error tells which breaker refused, and why.
 func (e *OpenError) Error() string {
@@ -586,6 +605,20 @@ func (e *OpenError) Error() string {
 // Is reports whether target is [ErrOpen] or [mettle.ErrRejected].
 func (e *OpenError) Is(target error) bool {
 	return target == ErrOpen || target == mettle.ErrRejected
+}
+
+// LogValue returns the name, where there is one, why the call was refused, and after how
+// long another may be admitted, where that is known.
+func (e *OpenError) LogValue() slog.Value {
+	attrs := make([]slog.Attr, 0, 3)
+	if e.Name != "" {
+		attrs = append(attrs, slog.String("policy", e.Name))
+	}
+	attrs = append(attrs, slog.String("why", e.why))
+	if d := e.RetryAfter(); d >= 0 {
+		attrs = append(attrs, slog.Duration("retry_after", d))
+	}
+	return slog.GroupValue(attrs...)
 }
 
 // RetryAfter returns how long, from now, the breaker will refuse every call. It is

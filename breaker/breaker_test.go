@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"runtime"
 	"strings"
@@ -1279,9 +1280,9 @@ func TestObserve(t *testing.T) {
 				return true
 			})
 		}
-		if seen["mettle.breaker.rejected[{policy db}]"] != 3 ||
+		if seen["mettle.breaker.rejected[{policy db} {reason open}]"] != 3 ||
 			seen["mettle.breaker.state[{policy db} {state open}]"] != 1 ||
-			seen["mettle.breaker.transitions[{policy db} {state open}]"] != 1 {
+			seen["mettle.breaker.transitions[{policy db} {from closed} {to open} {rule trip}]"] != 1 {
 			t.Errorf("observed %v", seen)
 		}
 		n := 0
@@ -1291,6 +1292,47 @@ func TestObserve(t *testing.T) {
 		}
 		if got := l.path(); got != "closed open" {
 			t.Errorf("looking changed the state: %s", got)
+		}
+	})
+}
+
+// A refusal is counted by what kept the call out, and a change of state by what made it.
+//
+// Spec: O1 (part), P12
+func TestObserveTellsWhy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(breaker.Config{Consecutive: 2, OpenFor: time.Second, Successes: 1, Ramp: time.Hour})
+		calls(b, 2, errDown)
+		calls(b, 1, nil) // refused: open
+		b.ForceOpen(breaker.Override{By: "test"})
+		calls(b, 2, nil) // refused: forced
+		b.Release()
+		time.Sleep(2 * time.Second)
+		p := acquire(t, b)
+		calls(b, 3, nil) // refused: half-open
+		p.Done(nil)
+		for b.Stats().Rejected == 1+2+3 { // until the ramp refuses one
+			calls(b, 1, nil)
+		}
+		want := map[string]float64{
+			"mettle.breaker.rejected open": 1, "mettle.breaker.rejected forced": 2,
+			"mettle.breaker.rejected half-open": 3, "mettle.breaker.rejected ramp": 1,
+			"mettle.breaker.transitions closed open consecutive":           1,
+			"mettle.breaker.transitions open half-open probe-due":          1,
+			"mettle.breaker.transitions half-open closed probes-succeeded": 1,
+		}
+		got := map[string]float64{}
+		for m := range b.Observe {
+			key := m.Name
+			for _, l := range m.Labels[1:] {
+				key += " " + l.Value
+			}
+			if m.Value > 0 && (m.Name == "mettle.breaker.rejected" || m.Name == "mettle.breaker.transitions") {
+				got[key] = m.Value
+			}
+		}
+		if !maps.Equal(got, want) {
+			t.Errorf("got  %v\nwant %v", got, want)
 		}
 	})
 }

@@ -19,18 +19,14 @@ const (
 	HalfOpen
 )
 
+var stateNames = [...]string{Closed: "closed", Open: "open", HalfOpen: "half-open"}
+
 // String returns "closed", "open" or "half-open".
 func (s State) String() string {
-	switch s {
-	case Closed:
-		return "closed"
-	case Open:
-		return "open"
-	case HalfOpen:
-		return "half-open"
-	default:
-		return "state(" + strconv.Itoa(int(s)) + ")"
+	if int(s) < len(stateNames) {
+		return stateNames[s]
 	}
+	return "state(" + strconv.Itoa(int(s)) + ")"
 }
 
 // Rule names what made a breaker change its state.
@@ -50,6 +46,12 @@ const (
 	RuleForced         Rule = "forced"           // an override began
 	RuleReleased       Rule = "released"         // an override ended
 )
+
+// rules are all of them, for the metrics, which count the changes that each has made.
+var rules = [...]Rule{
+	RuleFailureRate, RuleConsecutive, RuleSlowRate, RuleProbeDue, RuleProbeSucceeded, RuleProbeFailed,
+	RuleProbeTimeout, RuleBreadth, RuleTrip, RuleReset, RuleForced, RuleReleased,
+}
 
 // Change tells one change of a breaker's state, and why it came to it.
 type Change struct {

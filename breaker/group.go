@@ -188,7 +188,7 @@ func (g *Group[K]) letGo(s *shard[K], next map[K]*entry, victim K) {
 	b := next[victim].breaker
 	delete(next, victim)
 	g.goneMu.Lock()
-	g.gone.add(b.totals())
+	b.addTo(&g.gone)
 	s.keys.Store(&next)
 	g.goneMu.Unlock()
 	g.evicted.Add(1)
@@ -459,7 +459,7 @@ func (g *Group[K]) sum() (sum totals, states [3]int) {
 	defer g.goneMu.Unlock()
 	sum = g.gone
 	for _, b := range g.All() {
-		sum.add(b.totals())
+		b.addTo(&sum)
 		states[b.State()]++
 	}
 	return sum, states

@@ -245,11 +245,11 @@ func TestGroupObserve(t *testing.T) {
 		return true
 	})
 	for key, want := range map[string]float64{
-		"mettle.breaker.calls[{policy api} {outcome success}]":  2 * keys,
-		"mettle.breaker.rejected[{policy api}]":                 3,
-		"mettle.breaker.transitions[{policy api} {state open}]": 1,
-		"mettle.breaker.group.keys[{policy api} {state open}]":  1,
-		"mettle.breaker.state[{policy api[*]} {state closed}]":  1,
+		"mettle.breaker.calls[{policy api} {outcome success}]":                         2 * keys,
+		"mettle.breaker.rejected[{policy api} {reason open}]":                          3,
+		"mettle.breaker.transitions[{policy api} {from closed} {to open} {rule trip}]": 1,
+		"mettle.breaker.group.keys[{policy api} {state open}]":                         1,
+		"mettle.breaker.state[{policy api[*]} {state closed}]":                         1,
 	} {
 		if seen[key] != want {
 			t.Errorf("%s is %v, want %v", key, seen[key], want)

@@ -100,7 +100,7 @@ func (b *Breaker) ask(ctx context.Context, now int64) (ph *phase, v verdict, e *
 
 // reject counts and shows a refusal.
 func (b *Breaker) reject(ctx context.Context, e *OpenError) error {
-	b.rest().rejected.Add(1)
+	b.rest().rejected[e.kind].Add(1)
 	if t := mettle.ContextTrace(ctx); t != nil && t.Rejected != nil {
 		t.Rejected(mettle.TraceEvent{Policy: e.Name, Err: e})
 	}
@@ -224,7 +224,7 @@ func (t *turn) toOpen(ph *phase, at int64, delay time.Duration, c Change) {
 		until: add(at, delay),
 	}
 	c.Delay = delay
-	next.refusal = t.refusal(ph, "is open: "+c.why(), next.until)
+	next.refusal = t.refusal(ph, refusedOpen, "is open: "+c.why(), next.until)
 	next.force = ph.force.over(next.until)
 	t.publish(next, c)
 }
@@ -236,7 +236,7 @@ func (t *turn) toHalfOpen(ph *phase) {
 		counts: ph.counts, nominal: ph.nominal, force: ph.force,
 		half: &halfOpen{},
 	}
-	next.refusal = t.refusal(ph, "is half-open and all its probes are in flight", forever)
+	next.refusal = t.refusal(ph, refusedProbing, "is half-open and all its probes are in flight", forever)
 	next.half.first.Store(forever)
 	next.half.again = openDelay(next.nextNominal(t.now), rand.Float64())
 	t.publish(next, Change{Rule: RuleProbeDue})
@@ -254,12 +254,12 @@ func (t *turn) toClosed(ph *phase, c Change) {
 		next.until = add(t.now, ph.set.ramp)
 	}
 	next.force = ph.force.over(t.now)
-	next.refusal = t.refusal(ph, "has just closed and admits more calls by and by", forever)
+	next.refusal = t.refusal(ph, refusedRamping, "has just closed and admits more calls by and by", forever)
 	t.publish(next, c)
 }
 
-func (t *turn) refusal(ph *phase, why string, until int64) *OpenError {
-	return &OpenError{Name: ph.set.name, why: why, clock: t.b.clock, until: until}
+func (t *turn) refusal(ph *phase, kind refusalKind, why string, until int64) *OpenError {
+	return &OpenError{Name: ph.set.name, kind: kind, why: why, clock: t.b.clock, until: until}
 }
 
 // publish makes next the phase in force, and notes the change if calls meet another
@@ -273,7 +273,7 @@ func (t *turn) publish(next *phase, c Change) {
 		return
 	}
 	m := t.b.rest()
-	m.changed(to)
+	m.turns.Store(m.turns.Load().with(edge{from, to, c.Rule}.index()))
 	if to == Open && t.b.opened != nil {
 		t.b.opened.Add(1)
 	}
@@ -315,16 +315,5 @@ func (t *more) count(o mettle.Outcome) {
 		t.failed[o-mettle.Failure].Add(1)
 	default:
 		t.ignored.Add(1)
-	}
-}
-
-func (t *more) changed(to State) {
-	switch to {
-	case Open:
-		t.opened.Add(1)
-	case HalfOpen:
-		t.halfOpened.Add(1)
-	default:
-		t.closed.Add(1)
 	}
 }

@@ -42,7 +42,7 @@ func (b *Breaker) override(state State, o Override) {
 		if next.state == Open {
 			until = max(until, next.until)
 		}
-		f.refusal = t.refusal(&next, "is "+c.why(), until)
+		f.refusal = t.refusal(&next, refusedForced, "is "+c.why(), until)
 	}
 	next.force = f
 	t.publish(&next, c)
