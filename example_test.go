@@ -85,7 +85,9 @@ func ExamplePipeline_Observe() {
 	}
 	// Output:
 	// charged at attempt 2
-	// counter mettle.retry.attempts {attempt} [{policy payments}] 2
+	// counter mettle.retry.attempts {attempt} [{policy payments} {attempt 1}] 1
+	// counter mettle.retry.attempts {attempt} [{policy payments} {attempt 2}] 1
+	// counter mettle.retry.attempts {attempt} [{policy payments} {attempt 3+}] 0
 }
 
 func ExampleGet() {

@@ -89,9 +89,10 @@ func ExampleRetrier_Observe() {
 		}
 	}
 	// Output:
-	// mettle.retry.attempts [{policy payments}] 2
-	// mettle.retry.retries [{policy payments}] 1
+	// mettle.retry.attempts [{policy payments} {attempt 1}] 1
+	// mettle.retry.attempts [{policy payments} {attempt 2}] 1
 	// mettle.retry.successes [{policy payments} {attempt 2}] 1
+	// mettle.retry.amplification [{policy payments}] 2
 }
 
 func ExampleConfig_onRetry() {

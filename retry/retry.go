@@ -171,6 +171,7 @@ type Retrier struct {
 
 	_        [64]byte // counters are written by every call, the fields above only read
 	counters counters
+	recent   recent
 }
 
 var (
@@ -199,6 +200,7 @@ func New(c Config) *Retrier {
 		clock:         clock.New(),
 		labels:        newLabels(c.Name),
 	}
+	r.recent.begin(r.clock.Now())
 	if r.maxAttempts == 0 {
 		r.maxAttempts = defaultMaxAttempts
 	}
@@ -357,7 +359,7 @@ func (c *call) ended(err error) {
 
 func (c *call) count(err error) {
 	if c.n > 0 {
-		c.r.counters.ended(c.n, err)
+		c.r.count(c.n, err)
 	}
 }
 

@@ -12,6 +12,9 @@ type Stats struct {
 	// Attempts is how many attempts have ended, and Retries how many of them were
 	// not the first of their call.
 	Attempts, Retries uint64
+	// ByAttempt is how many of the Attempts were the first of their call, the second, and
+	// a later one. Beside Successes it tells what a resend is worth.
+	ByAttempt [3]uint64
 	// Successes is how many calls succeeded at the first attempt, at the second,
 	// and at a later one.
 	Successes [3]uint64
@@ -22,16 +25,25 @@ type Stats struct {
 	// PassedThrough is how many calls were inside another policy's attempt and so
 	// were not retried here. They are in none of the other counts.
 	PassedThrough uint64
+	// Amplification is how many attempts there were for each call in the last 10 s, 1
+	// without resends. It is estimated where nothing failed for longer than a second: no
+	// call that succeeds at once pays for it.
+	Amplification float64
 }
 
 // Stats returns the counts so far. It changes nothing.
 func (r *Retrier) Stats() Stats {
 	c := &r.counters
-	first := c.first.Load()
+	// Successes first, so that no attempt of those that are read succeeded more often
+	// than it was made.
+	successes := [3]uint64{c.first.Load(), c.second.Load(), c.later.Load()}
+	by := [3]uint64{successes[0] + c.ended[0].Load(), c.ended[1].Load(), c.ended[2].Load()}
 	return Stats{
-		Attempts:      first + c.attempts.Load(),
-		Retries:       c.retries.Load(),
-		Successes:     [3]uint64{first, c.second.Load(), c.later.Load()},
+		Attempts:      by[0] + by[1] + by[2],
+		Retries:       by[1] + by[2],
+		ByAttempt:     by,
+		Successes:     successes,
+		Amplification: r.recent.amplification(r.clock.Now(), by[0], by[1]+by[2]),
 		Exhausted:     c.stops[stopExhausted].Load(),
 		Deadline:      c.stops[stopDeadline].Load(),
 		Elapsed:       c.stops[stopElapsed].Load(),
@@ -45,10 +57,10 @@ func (r *Retrier) Stats() Stats {
 
 // Observe yields these metrics, with the label policy, which is the Name:
 //
-//	mettle.retry.attempts        counter  {attempt}  that have ended
-//	mettle.retry.retries         counter  {attempt}  of these, after the first of their call
+//	mettle.retry.attempts        counter  {attempt}  that have ended, by attempt: 1, 2, 3+
+//	mettle.retry.successes       counter  {call}     by the attempt that succeeded: 1, 2, 3+
 //	mettle.retry.passed_through  counter  {call}     left to the retry around this one
-//	mettle.retry.successes       counter  {call}     by attempt: 1, 2, 3+
+//	mettle.retry.amplification   gauge    1          attempts for each call, in the last 10 s
 //	mettle.retry.stops           counter  {call}     that failed, by reason: exhausted, deadline,
 //	                                                 elapsed, budget, retry_after, context,
 //	                                                 not_retryable
@@ -62,15 +74,22 @@ func (r *Retrier) Observe(yield func(mettle.Metric) bool) {
 			Kind: mettle.Counter, Name: name, Unit: unit, Help: help, Labels: labels, Value: float64(value),
 		})
 	}
-	if !counter("mettle.retry.attempts", "{attempt}", "Attempts that have ended.", r.labels.policy, s.Attempts) ||
-		!counter("mettle.retry.retries", "{attempt}", "Attempts after the first of a call.", r.labels.policy, s.Retries) ||
-		!counter("mettle.retry.passed_through", "{call}", "Calls left to the retry around this one.", r.labels.policy, s.PassedThrough) {
-		return
-	}
-	for i, n := range s.Successes {
-		if !counter("mettle.retry.successes", "{call}", "Calls that succeeded, by attempt.", r.labels.successes[i], n) {
+	for i, n := range s.ByAttempt {
+		if !counter("mettle.retry.attempts", "{attempt}", "Attempts that have ended, by their number in the call.", r.labels.attempts[i], n) {
 			return
 		}
+	}
+	for i, n := range s.Successes {
+		if !counter("mettle.retry.successes", "{call}", "Calls that succeeded, by the number of the attempt that did.", r.labels.attempts[i], n) {
+			return
+		}
+	}
+	if !counter("mettle.retry.passed_through", "{call}", "Calls left to the retry around this one.", r.labels.policy, s.PassedThrough) ||
+		!yield(mettle.Metric{
+			Kind: mettle.Gauge, Name: "mettle.retry.amplification", Unit: "1",
+			Help: "Attempts for each call, over the last 10 s.", Labels: r.labels.policy, Value: s.Amplification,
+		}) {
+		return
 	}
 	stops := [stopKinds]uint64{
 		stopExhausted: s.Exhausted, stopDeadline: s.Deadline, stopElapsed: s.Elapsed, stopBudget: s.Budget,
@@ -105,25 +124,27 @@ var stopNames = [stopKinds]string{
 }
 
 type counters struct {
-	first    atomic.Uint64 // successes of a first attempt: all that a healthy call writes
-	attempts atomic.Uint64 // that ended, but for those in first
-	retries  atomic.Uint64
-	second   atomic.Uint64 // successes of a second attempt
-	later    atomic.Uint64
-	passed   atomic.Uint64
-	stops    [stopKinds]atomic.Uint64
+	first  atomic.Uint64    // successes of a first attempt: all that a healthy call writes
+	ended  [3]atomic.Uint64 // attempts that ended, by number, but for those in first
+	second atomic.Uint64    // successes of a second attempt
+	later  atomic.Uint64
+	passed atomic.Uint64
+	stops  [stopKinds]atomic.Uint64
 }
 
-// ended counts attempt n, which ended with err.
-func (c *counters) ended(n int, err error) {
+// count counts attempt n, which ended with err.
+func (r *Retrier) count(n int, err error) {
+	c := &r.counters
 	if n == 1 && err == nil {
 		c.first.Add(1)
 		return
 	}
-	c.attempts.Add(1)
-	if n > 1 {
-		c.retries.Add(1)
+	if now := r.clock.Now(); r.recent.due(now) {
+		// Before the attempt is counted, so that it is within the second that begins.
+		resends := c.ended[1].Load() + c.ended[2].Load()
+		r.recent.note(counted{now, c.first.Load() + c.ended[0].Load(), resends})
 	}
+	c.ended[min(n, 3)-1].Add(1)
 	switch {
 	case err != nil:
 	case n == 2:
@@ -135,16 +156,16 @@ func (c *counters) ended(n int, err error) {
 
 // labels are made once, so that Observe makes none.
 type labels struct {
-	policy    []mettle.Label
-	successes [3][]mettle.Label
-	stops     [stopKinds][]mettle.Label
+	policy   []mettle.Label
+	attempts [3][]mettle.Label
+	stops    [stopKinds][]mettle.Label
 }
 
 func newLabels(name string) labels {
 	policy := mettle.Label{Key: "policy", Value: name}
 	l := labels{policy: []mettle.Label{policy}}
 	for i, attempt := range [...]string{"1", "2", "3+"} {
-		l.successes[i] = []mettle.Label{policy, {Key: "attempt", Value: attempt}}
+		l.attempts[i] = []mettle.Label{policy, {Key: "attempt", Value: attempt}}
 	}
 	for kind, reason := range stopNames {
 		l.stops[kind] = []mettle.Label{policy, {Key: "reason", Value: reason}}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -92,6 +93,10 @@ func TestStatsAndMetrics(t *testing.T) {
 			t.Errorf("after four more failures: %+v", got)
 		}
 		want.Exhausted, want.Budget, want.Attempts, want.Retries = got.Exhausted, got.Budget, got.Attempts, got.Retries
+		if by := got.ByAttempt; by[0] != 16 || by[0]+by[1]+by[2] != want.Attempts || by[1]+by[2] != want.Retries {
+			t.Errorf("attempts by number: %v", by)
+		}
+		want.ByAttempt, want.Amplification = got.ByAttempt, got.Amplification
 		if got != want {
 			t.Errorf("got  %+v\nwant %+v", got, want)
 		}
@@ -102,8 +107,10 @@ func TestStatsAndMetrics(t *testing.T) {
 			t.Errorf("%v tokens left after a denial", tokens)
 		}
 		checkMetrics(t, metrics, map[string]float64{
-			"mettle.retry.attempts policy=payments":                   float64(want.Attempts),
-			"mettle.retry.retries policy=payments":                    float64(want.Retries),
+			"mettle.retry.attempts policy=payments attempt=1":         float64(want.ByAttempt[0]),
+			"mettle.retry.attempts policy=payments attempt=2":         float64(want.ByAttempt[1]),
+			"mettle.retry.attempts policy=payments attempt=3+":        float64(want.ByAttempt[2]),
+			"mettle.retry.amplification policy=payments":              want.Amplification,
 			"mettle.retry.passed_through policy=payments":             1,
 			"mettle.retry.successes policy=payments attempt=1":        2,
 			"mettle.retry.successes policy=payments attempt=2":        1,
@@ -134,7 +141,7 @@ func TestObserveIsPure(t *testing.T) {
 			t.Errorf("%s: Observe and Stats allocate %v times", name, got)
 		}
 		before, all := r.Stats(), len(observe(r))
-		if want := map[string]int{"own budget": 15, "shared budget": 13}[name]; all != want {
+		if want := map[string]int{"own budget": 17, "shared budget": 15}[name]; all != want {
 			t.Errorf("%s: %d metrics, want %d", name, all, want)
 		}
 		for stop := 1; stop <= all; stop++ {
@@ -267,5 +274,60 @@ func TestErrorIsLoggedByField(t *testing.T) {
 	}
 	if !maps.Equal(got.Err, want) {
 		t.Errorf("got %v, want %v", got.Err, want)
+	}
+}
+
+// The amplification is that of a reference which remembers every attempt, whether calls
+// had failed before or not, and is 1 again when the last resend is 10 s old.
+//
+// Spec: O1 (part), P12
+func TestAmplification(t *testing.T) {
+	type attempt struct {
+		at     time.Time
+		resend bool
+	}
+	for name, failing := range map[string]func(second int) bool{
+		"a sudden outage":      func(s int) bool { return s >= 30 && s < 60 },
+		"an outage that blips": func(s int) bool { return s%7 == 3 },
+		"healthy":              func(int) bool { return false },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := retry.New(retry.Config{Backoff: retry.Constant(time.Millisecond), Budget: retry.NoBudget})
+				if a := r.Stats().Amplification; a != 1 {
+					t.Errorf("%v before the first call", a)
+				}
+				var made []attempt
+				for second := range 100 {
+					for range 50 {
+						time.Sleep(time.Second/50 - 2*time.Millisecond)
+						_ = r.Do(bg, func(ctx context.Context) error {
+							made = append(made, attempt{time.Now(), mettle.Attempt(ctx) > 1})
+							if failing(second) {
+								return errDown
+							}
+							return nil
+						})
+					}
+					calls, all := 0, 0
+					for _, a := range made {
+						if time.Since(a.at) < 10*time.Second {
+							all++
+							if !a.resend {
+								calls++
+							}
+						}
+					}
+					want := float64(all) / float64(calls)
+					if got := r.Stats().Amplification; math.Abs(got-want) > 0.03*want || want == 1 && got != 1 {
+						t.Errorf("after %d s: %.3f, want %.3f", second+1, got, want)
+					}
+				}
+				time.Sleep(time.Hour)
+				if a := r.Stats().Amplification; a != 1 {
+					t.Errorf("%v after an hour without a call", a)
+				}
+			})
+		})
 	}
 }

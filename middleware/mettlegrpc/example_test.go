@@ -203,14 +203,16 @@ func ExampleStandard() {
 	reply, err := client.UnaryCall(context.Background(), &pb.SimpleRequest{})
 	fmt.Println(reply.GetUsername(), err)
 	policy.Observe(func(m mettle.Metric) bool {
-		if m.Name == "mettle.retry.retries" {
-			fmt.Println(m.Name, m.Value)
+		if m.Name == "mettle.retry.attempts" {
+			fmt.Println(m.Name, m.Labels[1], m.Value)
 		}
 		return true
 	})
 	// Output:
 	// gopher <nil>
-	// mettle.retry.retries 2
+	// mettle.retry.attempts {attempt 1} 1
+	// mettle.retry.attempts {attempt 2} 1
+	// mettle.retry.attempts {attempt 3+} 1
 }
 
 func ExampleMethod() {

@@ -161,7 +161,8 @@ func (h *host) observe(yield func(mettle.Metric) bool) {
 }
 
 // Observe yields the metrics of the pipeline. What there is once for each host comes as
-// a sum over the hosts, so that the number of metrics does not grow with them.
+// a sum over the hosts, so that the number of metrics does not grow with them, and of a
+// ratio as that of the host where it is highest.
 func (s *standard) Observe(yield func(mettle.Metric) bool) {
 	more := true
 	on := func(m mettle.Metric) bool {
@@ -198,7 +199,11 @@ func (s *standard) sums() []mettle.Metric {
 	for _, h := range s.hosts {
 		i := 0
 		h.observe(func(m mettle.Metric) bool {
-			sums[i].Value += m.Value
+			if m.Kind == mettle.Gauge && m.Unit == "1" {
+				sums[i].Value = max(sums[i].Value, m.Value)
+			} else {
+				sums[i].Value += m.Value
+			}
 			i++
 			return true
 		})

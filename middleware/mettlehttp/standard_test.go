@@ -66,7 +66,7 @@ func TestCompartments(t *testing.T) {
 			t.Errorf("%d in the bulkhead of the rest, want 2", n)
 		}
 		metrics := observe(p)
-		if metrics["mettle.bulkhead.in_flight"] != 104 || metrics["mettle.bulkhead.refused"] != 1 {
+		if metrics["mettle.bulkhead.in_flight"] != 104 || metrics["mettle.bulkhead.rejected"] != 1 {
 			t.Errorf("metrics: %v", metrics)
 		}
 		close(release)
@@ -78,7 +78,7 @@ func TestCompartments(t *testing.T) {
 		}
 		metrics = observe(p)
 		if p.hosts["bad"] != nil || metrics["mettle.bulkhead.in_flight"] != 0 ||
-			metrics["mettle.bulkhead.refused"] != 1 || metrics["mettle.retry.attempts"] != 100+1+100+4+4 {
+			metrics["mettle.bulkhead.rejected"] != 1 || metrics["mettle.retry.attempts"] != 100+1+100+4+4 {
 			t.Errorf("metrics: %v", metrics)
 		}
 	})
