@@ -23,7 +23,7 @@ import (
 // The rules of the repository that a machine can keep. They look at the whole tree,
 // nested modules included, and are skipped where those are not: in a module cache.
 
-var update = flag.Bool("update", false, "rewrite status and tests in docs/spec.md")
+var update = flag.Bool("update", false, "rewrite the tables of docs/spec.md and docs/metrics.md")
 
 const module = "github.com/mettle-go/mettle"
 

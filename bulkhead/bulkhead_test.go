@@ -938,8 +938,8 @@ func TestObserve(t *testing.T) {
 			"gauge mettle.bulkhead.limit[{policy db}] 2{call}",
 			"gauge mettle.bulkhead.queued[{policy db}] 3{call}",
 			"gauge mettle.bulkhead.max_queue[{policy db}] 3{call}",
-			"counter mettle.bulkhead.refused[{policy db} {reason full}] 2{call}",
-			"counter mettle.bulkhead.refused[{policy db} {reason max_wait}] 1{call}",
+			"counter mettle.bulkhead.rejected[{policy db} {reason full}] 2{call}",
+			"counter mettle.bulkhead.rejected[{policy db} {reason max_wait}] 1{call}",
 			"counter mettle.bulkhead.waits[{policy db}] 1{call}",
 			"counter mettle.bulkhead.wait_time[{policy db}] 1.5s",
 		}

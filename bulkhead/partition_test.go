@@ -661,7 +661,7 @@ func TestPartitionObserve(t *testing.T) {
 	want := []string{
 		"gauge mettle.bulkhead.in_flight[{policy db[critical]}] 7{call}",
 		"gauge mettle.bulkhead.limit[{policy db[critical]}] 3{call}",
-		"counter mettle.bulkhead.refused[{policy db[critical]} {reason full}] 1{call}",
+		"counter mettle.bulkhead.rejected[{policy db[critical]} {reason full}] 1{call}",
 		"gauge mettle.bulkhead.in_flight[{policy db[normal]}] 0{call}",
 		"gauge mettle.bulkhead.limit[{policy db[normal]}] 4{call}",
 		"gauge mettle.bulkhead.in_flight[{policy db[background]}] 0{call}",

@@ -42,7 +42,7 @@ func (b *Bulkhead) Stats() Stats {
 //	mettle.bulkhead.limit      gauge    {call}
 //	mettle.bulkhead.queued     gauge    {call}
 //	mettle.bulkhead.max_queue  gauge    {call}
-//	mettle.bulkhead.refused    counter  {call}  by reason: full (at once), max_wait
+//	mettle.bulkhead.rejected   counter  {call}  by reason: full (at once), max_wait
 //	mettle.bulkhead.waits      counter  {call}
 //	mettle.bulkhead.wait_time  counter  s
 //
@@ -96,10 +96,10 @@ var metrics = [...]struct {
 	{mettle.Metric{Kind: mettle.Gauge, Name: "mettle.bulkhead.max_queue", Unit: "{call}",
 		Help: "Calls that may wait for a slot at once."},
 		labelPlain, func(s Stats) float64 { return float64(s.MaxQueue) }},
-	{mettle.Metric{Kind: mettle.Counter, Name: "mettle.bulkhead.refused", Unit: "{call}",
+	{mettle.Metric{Kind: mettle.Counter, Name: "mettle.bulkhead.rejected", Unit: "{call}",
 		Help: "Calls refused, at once (full) or after a wait (max_wait)."},
 		labelFull, func(s Stats) float64 { return float64(s.Refused - s.Expired) }},
-	{mettle.Metric{Kind: mettle.Counter, Name: "mettle.bulkhead.refused", Unit: "{call}",
+	{mettle.Metric{Kind: mettle.Counter, Name: "mettle.bulkhead.rejected", Unit: "{call}",
 		Help: "Calls refused, at once (full) or after a wait (max_wait)."},
 		labelMaxWait, func(s Stats) float64 { return float64(s.Expired) }},
 	{mettle.Metric{Kind: mettle.Counter, Name: "mettle.bulkhead.waits", Unit: "{call}",
