@@ -53,8 +53,8 @@ func newWire(t *testing.T, protocol string, h http.HandlerFunc) *wire {
 	}
 	w.url = s.URL
 	t.Cleanup(func() {
-		w.base.CloseIdleConnections()
 		eventually(t, "the server has no connection left", func() bool {
+			w.base.CloseIdleConnections() // HTTP/2 takes a moment to see that one is idle
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			return len(w.open) == 0
