@@ -54,6 +54,7 @@ type attempt struct {
 	asked, connected atomic.Bool
 	wrote, answers   atomic.Int32
 	enough           atomic.Bool // another connection was asked for after the last sending
+	safe             atomic.Bool // HTTP/2: net/http sends again only what the server says it has not processed
 
 	uploadFailed atomic.Bool // the request body, as the caller gave it, could not be read
 	unprepared   bool        // by the hook of Prepare, and not sent
@@ -211,13 +212,17 @@ func (a *attempt) getConn(string) {
 	a.asked.Store(true)
 	// net/http sends nothing again once an answer has begun. What follows one is an
 	// exchange of the base's own: a redirect, or a challenge that it meets.
-	if a.wrote.Load()-a.answers.Load() >= a.sendings {
+	if a.wrote.Load()-a.answers.Load() >= a.sendings && !a.safe.Load() {
 		a.enough.Store(true)
 		a.cancel(errReplays)
 	}
 }
 
-func (a *attempt) gotConn(httptrace.GotConnInfo) { a.connected.Store(true) }
+func (a *attempt) gotConn(info httptrace.GotConnInfo) {
+	a.connected.Store(true)
+	c, ok := info.Conn.(interface{ ConnectionState() tls.ConnectionState })
+	a.safe.Store(ok && c.ConnectionState().NegotiatedProtocol == "h2")
+}
 
 func (a *attempt) gotFirstResponseByte() { a.answers.Add(1) }
 
