@@ -56,6 +56,10 @@ var cancelKey = ctxkey.Cancel
 // watches both need not ask for Done, and so for a timer.
 func (c *lazyCtx) EndsWith() context.Context { return c.parent }
 
+// DeadlineCause returns what context.Cause of c is once its Deadline has come, for an
+// adapter that watches that itself.
+func (c *lazyCtx) DeadlineCause() error { return c.limit.cause }
+
 func (c *lazyCtx) Deadline() (time.Time, bool) { return c.deadline, true }
 
 func (c *lazyCtx) Done() <-chan struct{} { return c.ask().ctx.Done() }

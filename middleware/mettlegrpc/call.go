@@ -110,20 +110,54 @@ func serverPolicy(p mettle.Policy) mettle.Policy {
 	return p
 }
 
-// detached is a context that ends with one and carries the values of another that
-// descends from it: what outlives a policy ends with the call, and knows what the policy
-// knew. The Context is one of context.WithCancelCause.
+// EndsWith is for an interceptor further in; see bounds.
+func (n *node) EndsWith() context.Context { return n.Context }
+
+// bounds tells what ends ctx, which a policy has handed on, before the call ends: a
+// deadline, and its cause, or something else. A context of package timeout starts its timer
+// when it is asked for Done, and so does each one around it; with this one timer does.
+func bounds(ctx, call context.Context) (deadline time.Time, cause error, other bool) {
+	inner := ctx
+	for ctx != call {
+		if c, ok := ctx.(interface{ DeadlineCause() error }); ok && cause == nil {
+			cause = c.DeadlineCause() // the first one's deadline is the earliest
+		}
+		e, ok := ctx.(interface{ EndsWith() context.Context })
+		if !ok {
+			return time.Time{}, nil, true
+		}
+		ctx = e.EndsWith()
+	}
+	if cause != nil {
+		deadline, _ = inner.Deadline()
+	}
+	return deadline, cause, false
+}
+
+// bounded returns a context like that of a policy's, made for gRPC, which asks for Done.
+func bounded(ctx, call context.Context) (context.Context, context.CancelFunc) {
+	deadline, cause, other := bounds(ctx, call)
+	if other || cause == nil {
+		return ctx, func() {}
+	}
+	life, cancel := context.WithDeadlineCause(call, deadline, cause)
+	return &detached{life, ctx}, cancel
+}
+
+// detached is a context that ends with one, made by package context for this, and carries
+// the values of another that descends from the same call: what outlives a policy ends with
+// the call, and knows what the policy knew.
 type detached struct {
 	context.Context
 	values context.Context
 }
 
 func (d *detached) Value(key any) any {
-	// Package context asks for its own cancel node by a key we cannot name. It must get
+	// Package context asks for its own cancel node by a key we cannot name, and must get
 	// that of our lifetime: with the policy's, the cause would be wrong and every child
-	// would cost a goroutine.
-	if v := d.Context.Value(key); v == any(d.Context) {
-		return v
+	// would cost a goroutine. Nothing else has the same Done.
+	if c, ok := d.Context.Value(key).(context.Context); ok && c.Done() == d.Context.Done() {
+		return c
 	}
 	return d.values.Value(key)
 }

@@ -39,7 +39,8 @@ func StreamClientInterceptor(p mettle.Policy, opts ...Option) grpc.StreamClientI
 			node: enter(ctx, method, cc), options: o,
 			desc: desc, cc: cc, streamer: streamer, opts: callOpts,
 			resends: desc.ServerStreams && !desc.ClientStreams,
-			turns:   make(chan *streamAttempt), done: make(chan struct{}), open: true,
+			turns:   make(chan *streamAttempt), done: make(chan struct{}),
+			open: true, waiting: true,
 		}
 		if md, ok := metadata.FromOutgoingContext(ctx); ok && s.resends {
 			// A copy, because the caller may change its own before a resend.
@@ -83,7 +84,7 @@ type clientStream struct {
 	mu        sync.Mutex     // guards what follows; nothing that is not ours runs under it
 	cur       *streamAttempt // what the caller talks to; nil until it is made
 	open      bool           // the operation may run: somebody is in advance, or about to be
-	waiting   bool           // somebody is in advance
+	waiting   bool           // somebody is in advance, or about to be
 	committed bool           // the caller has seen something of cur
 	answered  bool           // a message has come
 	req       any            // to be sent again
@@ -143,10 +144,7 @@ func (s *clientStream) attempt(ctx context.Context) error {
 		return err
 	}
 	select {
-	case s.turns <- a:
-	case <-ctx.Done():
-		a.cancel(nil)
-		return context.Cause(ctx)
+	case s.turns <- a: // somebody is there, or about to be: see open
 	case <-s.done: // run by a policy that did not wait
 		a.cancel(nil)
 		return errReturned
@@ -184,10 +182,9 @@ var (
 
 // advance serves the policy until there is a stream, or none will come: then it returns
 // how the stream ended.
+//
+// The caller has set waiting, or told an end that it attended.
 func (s *clientStream) advance() error {
-	s.mu.Lock()
-	s.waiting = true
-	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
 		s.waiting = false
@@ -236,7 +233,7 @@ func (s *clientStream) settled() error {
 // policy has been told.
 func (s *clientStream) make(a *streamAttempt) bool {
 	// Until it is made the policy's context ends it. From then on only the caller's does.
-	detach := context.AfterFunc(a.policy, func() { a.cancel(context.Cause(a.policy)) })
+	detach := a.attach()
 	returned := false
 	defer func() {
 		if !returned {
@@ -252,7 +249,12 @@ func (s *clientStream) make(a *streamAttempt) bool {
 	}
 	returned = true
 	if whole := detach(); !whole {
-		err = status.FromContextError(a.policy.Err()).Err()
+		// Not by the Err of the policy's context, whose own timer may be a moment late.
+		ended := context.DeadlineExceeded
+		if _, cause, _ := bounds(a.policy, s); cause == nil {
+			ended = a.policy.Err()
+		}
+		err = status.FromContextError(ended).Err()
 	}
 	if err != nil {
 		s.end(a, a.policy, err, true)
@@ -262,6 +264,20 @@ func (s *clientStream) make(a *streamAttempt) bool {
 	a.unwait = context.AfterFunc(a.ctx, func() { a.finished(a.why(context.Canceled)) })
 	s.leave(a)
 	return true
+}
+
+// attach makes the policy's context end the attempt, until the function that it returns is
+// called, which reports false if it has come to that.
+func (a *streamAttempt) attach() (detach func() bool) {
+	deadline, cause, other := bounds(a.policy, a.s)
+	switch {
+	case other:
+		return context.AfterFunc(a.policy, func() { a.cancel(context.Cause(a.policy)) })
+	case cause != nil:
+		return time.AfterFunc(time.Until(deadline), func() { a.cancel(cause) }).Stop
+	default:
+		return func() bool { return true }
+	}
 }
 
 // replay makes a what the caller talks to, and sends what the caller has sent.
@@ -367,7 +383,7 @@ func (s *clientStream) end(a *streamAttempt, ctx context.Context, err error, att
 		switch {
 		case closedHere(s.cc, marked):
 			marked.outcome = mettle.Ignored
-		case marked.outcome == mettle.Timeout && answered && s.Err() == context.DeadlineExceeded:
+		case marked.outcome == mettle.Timeout && answered && s.late():
 			marked.outcome = mettle.Ignored // the server did its part
 		}
 		err = marked
@@ -379,10 +395,18 @@ func (s *clientStream) end(a *streamAttempt, ctx context.Context, err error, att
 
 	s.mu.Lock()
 	s.last, s.lastErr = marked, err
+	s.waiting = s.waiting || attended // before the policy can go on, and panic
 	s.open = again && err != nil
 	s.mu.Unlock()
 	a.err = err
 	close(a.ended)
+}
+
+// late reports whether the time of the call itself is over. The clock is asked because the
+// server, who was told, may be quicker than the context.
+func (s *clientStream) late() bool {
+	deadline, ok := s.Deadline()
+	return ok && time.Until(deadline) <= 0
 }
 
 // crash ends an attempt whose stream panicked, or called Goexit, on the caller's

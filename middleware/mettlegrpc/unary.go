@@ -86,7 +86,9 @@ func (c *call) attempt(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err = c.invoke(ctx, c.method, c.req, a.reply, c.cc, a.divert(c.opts)...); err == nil {
+	life, stop := bounded(ctx, c)
+	defer stop()
+	if err = c.invoke(life, c.method, c.req, a.reply, c.cc, a.divert(c.opts)...); err == nil {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		// As in mettle.Get: of overlapping attempts the first to succeed is the result, of
