@@ -26,11 +26,11 @@ func heap() uint64 {
 //
 // Spec: B29
 func TestMillionKeysInBoundedMemory(t *testing.T) {
-	keys := 1_000_000
+	const looks = 10
+	keys, bound := 1_000_000, 10_000
 	if testing.Short() || raceEnabled {
-		keys /= 10
+		keys, bound = keys/50, bound/10
 	}
-	const bound, looks = 10_000, 10
 	g := breaker.NewGroup[uint64](breaker.GroupConfig{Config: breaker.Config{Name: "tenant"}, MaxKeys: bound})
 	open, used := g.Get(0), g.Get(1)
 	open.ForceOpen(breaker.Override{By: "ops"})
