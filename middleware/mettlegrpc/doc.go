@@ -83,7 +83,8 @@
 // A stream of the server's, with one request, is resent until its first message or
 // its header has reached the caller, or the caller has asked for its Context. Client and
 // bidirectional streams are never sent twice: what fails is marked [mettle.Permanent], and a
-// policy that tries all the same is refused. No stream is hedged.
+// policy that tries all the same is refused. No stream is hedged: a hedge that lets a second
+// one go finds it refused, and learns its delay from how long streams last, so leave it out.
 //
 // A timeout bounds the making of a stream and nothing after that: not the wait for the
 // first message, which may rightly be long. [StreamTotal] bounds the whole stream and

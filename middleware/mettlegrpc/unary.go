@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"reflect"
-	"slices"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -60,6 +59,7 @@ type attempt struct {
 	fresh           bool // reply is not the caller's own
 	header, trailer metadata.MD
 	peer            peer.Peer
+	room            [3]grpc.CallOption // for divert, where the caller has one or two
 }
 
 // begin admits an attempt. It returns how many results there were when it began.
@@ -149,7 +149,7 @@ func (c *call) finish(err error) error {
 // divert returns opts with those that receive replaced by ones that a receives. The
 // trailer is received in any case, because a pushback comes in it.
 func (a *attempt) divert(opts []grpc.CallOption) []grpc.CallOption {
-	own := append(slices.Clip(opts), grpc.Trailer(&a.trailer))
+	own := append(append(a.room[:0], opts...), grpc.Trailer(&a.trailer))
 	for i, opt := range opts {
 		switch opt.(type) {
 		case grpc.HeaderCallOption:
