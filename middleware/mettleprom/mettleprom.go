@@ -21,12 +21,22 @@
 //
 //   - "name": the name is empty or has other characters than letters, digits,
 //     underscores and dots.
+//
 //   - "label": a label key is no Prometheus label name, or occurs twice.
+//
 //   - "value": not a number, or a counter that is negative or infinite.
+//
 //   - "kind": neither a counter nor a gauge, or both under one name.
+//
 //   - "duplicate": the same name and labels have been seen in this scrape. Two
 //     policies of one kind have the same Name, or none, or the same policy was given
 //     twice.
+//
+//   - "limit": there have been 10,000 series in this scrape already.
+//
+// Label values may come from outside, such as the key in the name of a breaker of a group.
+// They are cut after 200 bytes, and what is not UTF-8 in them is replaced; the client
+// library escapes the rest.
 //
 // The report itself is a series only when there is something to report.
 package mettleprom
@@ -114,12 +124,19 @@ const (
 const maxDrops = 32
 
 func (s *scrape) drop(reason, name string) {
-	d := drop{reason, strings.ToValidUTF8(name, "\uFFFD")}
+	d := drop{reason, bounded(name)}
 	if _, ok := s.dropped[d]; !ok && len(s.dropped) >= maxDrops {
 		d.metric = "" // all the others together
 	}
 	s.dropped[d]++
 }
+
+const (
+	// maxSeries bounds a scrape: more than a policy for each of what a process calls.
+	maxSeries = 10_000
+	// maxValue bounds a label value, in bytes. No name that somebody chose is so long.
+	maxValue = 200
+)
 
 // add sends m, or returns the reason why not.
 func (s *scrape) add(m mettle.Metric) (reason string) {
@@ -150,6 +167,9 @@ func (s *scrape) add(m mettle.Metric) (reason string) {
 	key := seriesKey(name, labels)
 	if _, dup := s.seen[key]; dup {
 		return "duplicate"
+	}
+	if len(s.seen) >= maxSeries {
+		return "limit"
 	}
 	if !known {
 		// The first help text stands for all: a registry refuses a family whose
@@ -230,7 +250,7 @@ func sortedLabels(labels []mettle.Label) ([]mettle.Label, bool) {
 		if !legal(l.Key) || strings.HasPrefix(l.Key, "__") {
 			return nil, false
 		}
-		l.Value = strings.ToValidUTF8(l.Value, "\uFFFD")
+		l.Value = bounded(l.Value)
 		sorted[i] = l
 	}
 	slices.SortFunc(sorted, func(a, b mettle.Label) int { return cmp.Compare(a.Key, b.Key) })
@@ -240,6 +260,14 @@ func sortedLabels(labels []mettle.Label) ([]mettle.Label, bool) {
 		}
 	}
 	return sorted, true
+}
+
+// bounded returns a label value that is valid and not too long.
+func bounded(s string) string {
+	if len(s) > maxValue {
+		s = s[:maxValue] + "…" // a rune that is cut in two is not valid, and replaced
+	}
+	return strings.ToValidUTF8(s, "\uFFFD")
 }
 
 // seriesKey is the same for the same series only: 0xff is in no valid UTF-8.

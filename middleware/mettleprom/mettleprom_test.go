@@ -141,6 +141,31 @@ func TestOddButValid(t *testing.T) {
 	assert.NotContains(t, families, "mettle_dropped_metrics")
 }
 
+// What comes from outside can neither break the scrape nor make it grow without end.
+//
+// Spec: O5 (part)
+func TestLabelsFromOutside(t *testing.T) {
+	long := strings.Repeat("a", 199) + "éé" + strings.Repeat("b", 1<<20)
+	families := gather(t, mettleprom.NewCollector(metrics{
+		{Name: "a", Labels: label("policy", long)},
+		{Name: "b", Labels: label("policy", long+"c")},
+		{Name: "b", Labels: label("policy", long+"d")}, // the same once it is cut
+		{Name: "c", Labels: label("policy", "\"} 1\nmettle_forged 1")},
+	}))
+	assert.Equal(t, map[string]float64{"policy=" + strings.Repeat("a", 199) + "\uFFFD…;": 0}, families["a_total"])
+	assert.Len(t, families["b_total"], 1)
+	assert.Equal(t, map[string]float64{"metric=b;reason=duplicate;": 1}, families["mettle_dropped_metrics"])
+	assert.Equal(t, map[string]float64{"policy=\"} 1\nmettle_forged 1;": 0}, families["c_total"])
+
+	var flood metrics
+	for i := range 12_000 {
+		flood = append(flood, mettle.Metric{Name: "flood", Labels: label("key", fmt.Sprint(i))})
+	}
+	families = gather(t, mettleprom.NewCollector(flood))
+	assert.Len(t, families["flood_total"], 10_000)
+	assert.Equal(t, map[string]float64{"metric=flood;reason=limit;": 2000}, families["mettle_dropped_metrics"])
+}
+
 func TestReportIsBounded(t *testing.T) {
 	var bad metrics
 	for i := range 1000 {
