@@ -6,6 +6,8 @@ require (
 	github.com/anishathalye/porcupine v1.3.1
 	github.com/mettle-go/mettle v0.1.0
 	github.com/mettle-go/mettle/middleware/mettlegrpc v0.1.0
+	github.com/mettle-go/mettle/middleware/mettleprom v0.1.0
+	github.com/prometheus/client_golang v1.25.0
 	github.com/stretchr/testify v1.12.1
 	go.uber.org/goleak v1.3.0
 	google.golang.org/grpc v1.85.0
@@ -13,6 +15,12 @@ require (
 )
 
 require (
+	github.com/beorn7/perks v1.0.1 // indirect
+	github.com/cespare/xxhash/v2 v2.3.0 // indirect
+	github.com/munnerz/goautoneg v0.0.0-20191010083416-a7dc8b61c822 // indirect
+	github.com/prometheus/client_model v0.6.3 // indirect
+	github.com/prometheus/common v0.72.0 // indirect
+	github.com/prometheus/procfs v0.22.0 // indirect
 	go.yaml.in/yaml/v3 v3.0.5 // indirect
 	golang.org/x/net v0.60.0 // indirect
 	golang.org/x/sys v0.48.0 // indirect
@@ -24,4 +32,5 @@ require (
 replace (
 	github.com/mettle-go/mettle => ../
 	github.com/mettle-go/mettle/middleware/mettlegrpc => ../middleware/mettlegrpc
+	github.com/mettle-go/mettle/middleware/mettleprom => ../middleware/mettleprom
 )
