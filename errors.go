@@ -2,6 +2,7 @@ package mettle
 
 import (
 	"errors"
+	"log/slog"
 	"time"
 )
 
@@ -42,6 +43,9 @@ type permanentError struct{ err error }
 func (e *permanentError) Error() string   { return e.err.Error() }
 func (e *permanentError) Unwrap() error   { return e.err }
 func (e *permanentError) Permanent() bool { return true }
+
+// LogValue returns err's own, so that the mark does not hide it.
+func (e *permanentError) LogValue() slog.Value { return slog.AnyValue(e.err) }
 
 // RetryAfter returns how long to wait before another try, as the error suggests:
 // the answer of any error in err's tree with a method RetryAfter() time.Duration.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"sync/atomic"
 	"time"
@@ -70,6 +71,23 @@ func ExamplePipeline_Wrap() {
 	// Output:
 	// limited: true
 	// <nil>
+}
+
+func ExampleLogTrace() {
+	withoutTime := &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}}
+	trace := mettle.LogTrace(slog.New(slog.NewTextHandler(os.Stdout, withoutTime)), 0) // one for all calls
+
+	b := breaker.New(breaker.Config{Name: "payments"})
+	b.ForceOpen(breaker.Override{By: "ops", Reason: "drill"})
+	ctx := mettle.WithTrace(context.Background(), trace)
+	_ = b.Do(ctx, func(context.Context) error { return nil })
+	// Output:
+	// level=WARN msg="call refused" policy=payments err.policy=payments err.why="is forced open by ops: drill"
 }
 
 func ExamplePipeline_Observe() {

@@ -312,6 +312,66 @@ func receiverType(e ast.Expr) string {
 	}
 }
 
+// Every error type that a caller can meet is logged by its fields, and not as a line of
+// text that somebody has to take apart.
+//
+// Spec: O4
+func TestErrorsHaveLogValues(t *testing.T) {
+	fset, all := sources(t)
+	found := make(map[string]token.Pos) // folder.Type of errors
+	has := make(map[string]bool)        // of those with LogValue
+	embeds := make(map[string]string)
+	for _, src := range all {
+		ours := src.dir == "." || slices.Contains(leaves, src.dir) || strings.HasPrefix(src.dir, "middleware/")
+		if src.test || !ours {
+			continue
+		}
+		for _, decl := range src.Decls {
+			switch d := decl.(type) {
+			case *ast.FuncDecl:
+				if d.Recv == nil {
+					continue
+				}
+				name := src.dir + "." + receiverType(d.Recv.List[0].Type)
+				switch d.Name.Name {
+				case "Error":
+					found[name] = d.Pos()
+				case "LogValue":
+					has[name] = true
+				}
+			case *ast.GenDecl:
+				for _, spec := range d.Specs {
+					s, ok := spec.(*ast.TypeSpec)
+					if !ok {
+						continue
+					}
+					if st, ok := s.Type.(*ast.StructType); ok {
+						for _, field := range st.Fields.List {
+							if len(field.Names) == 0 {
+								embeds[src.dir+"."+s.Name.Name] = src.dir + "." + receiverType(field.Type)
+							}
+						}
+					}
+				}
+			}
+		}
+	}
+	for name, of := range embeds { // what embeds an error is one
+		if strings.HasSuffix(of, ".error") {
+			found[name] = token.NoPos
+		}
+	}
+	delete(found, "hedge.elsewhere") // is panicked with, for its text, and never returned
+	for name, pos := range found {
+		if !has[name] {
+			t.Errorf("%s: %s has no LogValue", fset.Position(pos), name)
+		}
+	}
+	if len(found) < 15 {
+		t.Errorf("found %d errors only", len(found))
+	}
+}
+
 // claim is one test that says to hold a line of docs/spec.md.
 type claim struct {
 	test string // folder.Function

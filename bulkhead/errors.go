@@ -3,6 +3,7 @@ package bulkhead
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/mettle-go/mettle"
@@ -44,6 +45,23 @@ func (e *FullError) Error() string {
 	}
 }
 
+// LogValue returns the name, where there is one, and the bounds as a group, with the time
+// waited if it was refused after that.
+func (e *FullError) LogValue() slog.Value {
+	attrs := make([]slog.Attr, 0, 5)
+	if e.Name != "" {
+		attrs = append(attrs, slog.String("policy", e.Name))
+	}
+	attrs = append(attrs, slog.Int("limit", e.Limit), slog.Int("max_queue", e.MaxQueue))
+	if e.Lent {
+		attrs = append(attrs, slog.Bool("lent", true))
+	}
+	if e.Waited > 0 {
+		attrs = append(attrs, slog.Duration("waited", e.Waited))
+	}
+	return slog.GroupValue(attrs...)
+}
+
 // Is reports whether target is [ErrFull] or [mettle.ErrRejected].
 func (e *FullError) Is(target error) bool {
 	return target == ErrFull || target == mettle.ErrRejected
@@ -63,6 +81,15 @@ func (e *endedError) Error() string {
 		name = fmt.Sprintf("%q: ", e.name)
 	}
 	return fmt.Sprintf("bulkhead: %sno slot before the context ended: %v", name, e.cause)
+}
+
+// LogValue returns the name, where there is one, and the cause as a group.
+func (e *endedError) LogValue() slog.Value {
+	cause := slog.Any("no_slot_before", e.cause)
+	if e.name == "" {
+		return slog.GroupValue(cause)
+	}
+	return slog.GroupValue(slog.String("policy", e.name), cause)
 }
 
 func (e *endedError) Unwrap() error         { return e.cause }

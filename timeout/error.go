@@ -2,6 +2,7 @@ package timeout
 
 import (
 	"context"
+	"log/slog"
 	"time"
 
 	"github.com/mettle-go/mettle"
@@ -22,6 +23,7 @@ func (exceeded) Error() string        { return "timeout: deadline exceeded" }
 func (exceeded) Is(target error) bool { return target == context.DeadlineExceeded }
 func (exceeded) Timeout() bool        { return true }
 func (exceeded) Temporary() bool      { return true }
+func (exceeded) LogValue() slog.Value { return slog.StringValue(exceeded{}.Error()) }
 
 // Error is the failure of an operation whose deadline has passed. It Is
 // [ErrExceeded] and [context.DeadlineExceeded], and wraps the operation's own error,
@@ -42,6 +44,16 @@ func (e *Error) Error() string {
 		s += e.Name + ": "
 	}
 	return s + "exceeded " + e.After.String() + ": " + e.Err.Error()
+}
+
+// LogValue returns the name, where there is one, the time allowed and the operation's
+// error as a group.
+func (e *Error) LogValue() slog.Value {
+	attrs := make([]slog.Attr, 0, 3)
+	if e.Name != "" {
+		attrs = append(attrs, slog.String("policy", e.Name))
+	}
+	return slog.GroupValue(append(attrs, slog.Duration("after", e.After), slog.Any("err", e.Err))...)
 }
 
 // Is reports that e is an [ErrExceeded] and a [context.DeadlineExceeded], whatever
