@@ -346,3 +346,16 @@ func ExampleWithQueued() {
 	_ = mettle.Compose(measure, queue).Do(context.Background(), func(context.Context) error { return nil })
 	// Output: of that in our own queue: 20ms
 }
+
+func ExamplePipeline_Policies() {
+	p := mettle.Compose(
+		timeout.New(timeout.Config{Name: "total"}),
+		retry.New(retry.Config{Name: "payments"}),
+	)
+	for _, policy := range p.Policies() {
+		fmt.Printf("%T\n", policy)
+	}
+	// Output:
+	// *timeout.Timeout
+	// *retry.Retrier
+}

@@ -33,6 +33,10 @@ func Compose(policies ...Policy) *Pipeline {
 	return p
 }
 
+// Policies returns what was given to [Compose], outermost first, for those who show
+// what a pipeline is made of. The slice is the caller's.
+func (p *Pipeline) Policies() []Policy { return slices.Clone(p.policies) }
+
 // Do runs op under every policy of the pipeline. When ctx is done on entry, no
 // policy is entered and Do returns [context.Cause] of ctx.
 func (p *Pipeline) Do(ctx context.Context, op func(context.Context) error) error {

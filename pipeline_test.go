@@ -352,3 +352,20 @@ func TestPipelineAllocations(t *testing.T) {
 		}
 	}
 }
+
+func TestPolicies(t *testing.T) {
+	a := mettle.PolicyFunc(func(ctx context.Context, op func(context.Context) error) error { return op(ctx) })
+	inner := mettle.Compose(a, a)
+	p := mettle.Compose(a, inner)
+	got := p.Policies()
+	if len(got) != 2 || got[1] != mettle.Policy(inner) {
+		t.Fatalf("Policies returns %v", got)
+	}
+	got[1] = nil
+	if p.Policies()[1] == nil {
+		t.Error("Policies hands out the pipeline's own slice")
+	}
+	if got := new(mettle.Pipeline).Policies(); len(got) != 0 {
+		t.Errorf("the zero Pipeline has %v", got)
+	}
+}

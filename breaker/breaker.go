@@ -65,7 +65,8 @@ type Breaker struct {
 // more is the part of a breaker that only calls which fail, are refused or are
 // watched need.
 type more struct {
-	events []event // guarded by Breaker.mu: changes not yet told
+	events []event  // guarded by Breaker.mu: changes not yet told
+	last   []Change // guarded by Breaker.mu: what Changes returns
 	series *series
 
 	// What the windows do not count.

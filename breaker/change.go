@@ -3,6 +3,7 @@ package breaker
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -58,6 +59,7 @@ type Change struct {
 	Name     string
 	From, To State
 	Rule     Rule
+	At       time.Time // when it came to it; somebody may have noticed, and told, later
 	// Calls, Bad and Window are the evidence of a rule on a rate: so many of the
 	// calls in the window failed (or were slow). Of RuleConsecutive, Bad is the
 	// number of failures in a row. Of RuleBreadth, both count keys. Of
@@ -150,6 +152,33 @@ func (c Change) LogValue() slog.Value {
 		slog.String("why", c.why()),
 		slog.Duration("delay", c.Delay),
 	)
+}
+
+// keptChanges is how many changes a breaker remembers. It is a small number because a
+// [Group] may have thousands of breakers that remember.
+const keptChanges = 8
+
+// remember notes c for Changes, without the error: what that holds on to is not ours to
+// keep. Breaker.mu is held.
+func (t *more) remember(c Change) {
+	c.Err = nil
+	if len(t.last) == keptChanges {
+		t.last = append(t.last[:0], t.last[1:]...)
+	}
+	t.last = append(t.last, c)
+}
+
+// Changes returns the last changes of the state that State shows, the oldest first, and
+// eight at most. They come without Err. It is a pure read, so that a change which time
+// alone has brought about is among them only once a call has noticed it.
+func (b *Breaker) Changes() []Change {
+	m := b.more.Load()
+	if m == nil {
+		return nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(m.last)
 }
 
 // event is a Change on its way to OnChange.

@@ -3,6 +3,7 @@ package breaker
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"time"
 
@@ -228,4 +229,43 @@ func saturate(ns float64) time.Duration {
 // random factor in [0, 1) given.
 func openDelay(d time.Duration, random float64) time.Duration {
 	return max(d, saturate(float64(d)*(1+jitter*random)))
+}
+
+// LogValue returns the configuration in force, under the names of the fields of
+// [Config] and with the defaults filled in; a rule that is off says so.
+func (b *Breaker) LogValue() slog.Value {
+	return slog.GroupValue(b.phase.Load().set.attrs()...)
+}
+
+func (s *settings) attrs() []slog.Attr {
+	rate := func(field string, units int64) slog.Attr {
+		if units == 0 {
+			return slog.String(field, "off")
+		}
+		return slog.Float64(field, float64(units)/rateUnit)
+	}
+	consecutive := slog.String("Consecutive", "off")
+	if s.consecutive > 0 {
+		consecutive = slog.Int("Consecutive", s.consecutive)
+	}
+	attrs := []slog.Attr{
+		slog.String("Name", s.name),
+		slog.Duration("Window", s.window),
+		rate("FailureRate", s.failureUnits),
+		slog.Int("MinCalls", s.minCalls),
+		consecutive,
+	}
+	if s.slowCall > 0 {
+		attrs = append(attrs, slog.Duration("SlowCall", s.slowCall), rate("SlowRate", s.slowUnits))
+	} else {
+		attrs = append(attrs, slog.String("SlowCall", "off"))
+	}
+	return append(attrs,
+		slog.Duration("OpenFor", s.openFor),
+		slog.Duration("MaxOpenFor", s.maxOpenFor),
+		slog.Int("Probes", s.probes),
+		slog.Int("Successes", s.successes),
+		slog.Duration("ProbeTimeout", s.probeTimeout),
+		slog.Duration("Ramp", s.ramp),
+	)
 }

@@ -120,3 +120,36 @@ func ExampleGroup_Whole() {
 	// breaker: "db[*]" is open: 2 of 2 keys are open
 	// open
 }
+
+func ExampleBreaker_Changes() {
+	b := breaker.New(breaker.Config{Name: "payments"})
+	b.Trip("the provider announced an outage")
+	b.Reset()
+	for _, c := range b.Changes() {
+		fmt.Println(c.From, "->", c.To, c.Rule, c.Reason)
+	}
+	// Output:
+	// closed -> open trip the provider announced an outage
+	// open -> closed reset
+}
+
+func ExampleBreaker_LogValue() {
+	b := breaker.New(breaker.Config{Name: "payments", OpenFor: 2 * time.Second, SlowCall: -1})
+	fmt.Println(b.LogValue())
+	// Output: [Name=payments Window=10s FailureRate=0.5 MinCalls=20 Consecutive=10 SlowCall=off OpenFor=2s MaxOpenFor=10s Probes=1 Successes=2 ProbeTimeout=15s Ramp=0s]
+}
+
+func ExampleGroup_Breakers() {
+	hosts := breaker.NewGroup[string](breaker.GroupConfig{Config: breaker.Config{Name: "hosts"}})
+	hosts.Get("a.example").Trip("by hand")
+	for b := range hosts.Breakers() {
+		fmt.Println(b.Changes()[0].Name, "is", b.State())
+	}
+	// Output: hosts[a.example] is open
+}
+
+func ExampleGroup_LogValue() {
+	hosts := breaker.NewGroup[string](breaker.GroupConfig{Config: breaker.Config{Name: "hosts", FailureRate: -1, SlowCall: time.Second}, Breadth: 0.5})
+	fmt.Println(hosts.LogValue())
+	// Output: [Name=hosts Window=10s FailureRate=off MinCalls=20 Consecutive=10 SlowCall=1s SlowRate=0.5 OpenFor=1s MaxOpenFor=5s Probes=1 Successes=2 ProbeTimeout=15s Ramp=0s MaxKeys=10000 Breadth=0.5 MinKeys=5]
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"iter"
+	"log/slog"
 	"maps"
 	"math"
 	"sync"
@@ -301,10 +302,37 @@ func (g *Group[K]) All() iter.Seq2[K, *Breaker] {
 	}
 }
 
+// Breakers returns the breakers of All, without their keys, and before them that of
+// Whole if there is one.
+func (g *Group[K]) Breakers() iter.Seq[*Breaker] {
+	return func(yield func(*Breaker) bool) {
+		if w := g.Whole(); w != nil && !yield(w) {
+			return
+		}
+		for _, b := range g.All() {
+			if !yield(b) {
+				return
+			}
+		}
+	}
+}
+
+// LogValue returns the configuration in force, as [Breaker.LogValue] does.
+func (g *Group[K]) LogValue() slog.Value {
+	attrs := append(g.set.attrs(), slog.Int64("MaxKeys", g.maxKeys))
+	if w := g.whole; w != nil {
+		attrs = append(attrs, slog.Float64("Breadth", w.breadth), slog.Int("MinKeys", w.minKeys))
+	} else {
+		attrs = append(attrs, slog.String("Breadth", "off"))
+	}
+	return slog.GroupValue(attrs...)
+}
+
 // By returns a policy that runs each call under the breaker of its key, which key
 // finds in the call's context, and under the rule on Breadth if there is one, which
 // costs a call one allocation. A panic in key goes to the caller, and no call is
-// counted. A nil key panics.
+// counted. The policy has the methods Observe, Breakers and LogValue of the group. A nil
+// key panics.
 func (g *Group[K]) By(key func(context.Context) K) mettle.Policy {
 	if key == nil {
 		panic("breaker: Group.By: key is nil")
@@ -349,6 +377,8 @@ func (p *keyed[K]) do(ctx context.Context, key K, op func(context.Context) error
 func (p *keyed[K]) Wrap(next mettle.Policy) mettle.Policy { return p.g.by(p.key, next) }
 
 func (p *keyed[K]) Observe(yield func(mettle.Metric) bool) { p.g.Observe(yield) }
+func (p *keyed[K]) Breakers() iter.Seq[*Breaker]           { return p.g.Breakers() }
+func (p *keyed[K]) LogValue() slog.Value                   { return p.g.LogValue() }
 
 // each is what the breaker of the whole encloses: one call, whose key is known.
 type each[K comparable] struct {

@@ -223,7 +223,7 @@ func (t *turn) toOpen(ph *phase, at int64, delay time.Duration, c Change) {
 		counts: ph.counts, nominal: ph.nextNominal(at),
 		until: add(at, delay),
 	}
-	c.Delay = delay
+	c.Delay, c.At = delay, t.b.clock.Time(at)
 	next.refusal = t.refusal(ph, refusedOpen, "is open: "+c.why(), next.until)
 	next.force = ph.force.over(next.until)
 	t.publish(next, c)
@@ -281,6 +281,10 @@ func (t *turn) publish(next *phase, c Change) {
 	if until := next.shownUntil(); to == Open && c.Delay == 0 && until != forever {
 		c.Delay = remaining(until, t.now)
 	}
+	if c.At.IsZero() {
+		c.At = t.b.clock.Time(t.now)
+	}
+	m.remember(c)
 	t.changes = append(t.changes, c)
 	if hook := next.set.onChange; hook != nil {
 		m.events = append(m.events, event{c, hook})

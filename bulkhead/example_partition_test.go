@@ -154,3 +154,14 @@ func newDB() *bulkhead.Partition {
 		},
 	})
 }
+
+func ExamplePartition_LogValue() {
+	p := bulkhead.NewPartition(bulkhead.PartitionConfig{Name: "db", Pools: []bulkhead.PoolConfig{
+		{Name: "critical", Limit: 10}, {Name: "batch", Limit: 20, Lend: 5, MaxWait: time.Second, Order: bulkhead.LIFO},
+	}})
+	fmt.Println(p.LogValue())
+	fmt.Println(p.Pool("critical").LogValue())
+	// Output:
+	// [critical=[Name=db[critical] Limit=10 MaxQueue=0 MaxWait=0s Order=fifo Lend=0] batch=[Name=db[batch] Limit=20 MaxQueue=20 MaxWait=1s Order=lifo Lend=5]]
+	// [Name=db[critical] Limit=10 MaxQueue=0 MaxWait=0s Order=fifo Lend=0]
+}

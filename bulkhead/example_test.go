@@ -140,3 +140,10 @@ func ExampleConfig_Validate() {
 	// bulkhead: Limit is -1, must be between 1 and 2147483647, or zero for the default
 	// bulkhead: MaxWait is -1s, must be positive, or zero for no waiting
 }
+
+func ExampleBulkhead_LogValue() {
+	b := bulkhead.New(bulkhead.Config{Name: "payments", MaxWait: time.Second})
+	b.Resize(50)
+	fmt.Println(b.LogValue())
+	// Output: [Name=payments Limit=50 MaxQueue=50 MaxWait=1s Order=fifo]
+}

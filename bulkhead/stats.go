@@ -1,6 +1,7 @@
 package bulkhead
 
 import (
+	"log/slog"
 	"time"
 
 	"github.com/mettle-go/mettle"
@@ -108,4 +109,37 @@ var metrics = [...]struct {
 	{mettle.Metric{Kind: mettle.Counter, Name: "mettle.bulkhead.wait_time", Unit: "s",
 		Help: "Time in the queue, over all waits that have ended."},
 		labelPlain, func(s Stats) float64 { return s.Waited.Seconds() }},
+}
+
+// LogValue returns the configuration in force, under the names of the fields of
+// [Config] and with the defaults filled in.
+func (b *Bulkhead) LogValue() slog.Value {
+	s := b.Stats()
+	return slog.GroupValue(configAttrs(b.name, s.Limit, s.MaxQueue, b.maxWait, b.order)...)
+}
+
+// LogValue returns the configuration of the pool, as [Bulkhead.LogValue] does.
+func (p *Pool) LogValue() slog.Value {
+	p.part.mu.Lock()
+	lend := p.part.shares[p.rank].lend
+	p.part.mu.Unlock()
+	return slog.GroupValue(append(configAttrs(p.name, p.limit, p.maxQueue, p.maxWait, p.order), slog.Int("Lend", lend))...)
+}
+
+// LogValue returns the configuration of every pool, by its name.
+func (s *Partition) LogValue() slog.Value {
+	var pools []slog.Attr
+	for i := range s.pools {
+		pools = append(pools, slog.Attr{Key: s.pools[i].key, Value: s.pools[i].LogValue()})
+	}
+	return slog.GroupValue(pools...)
+}
+
+func (l *byName) LogValue() slog.Value { return l.s.LogValue() }
+
+func configAttrs(name string, limit, maxQueue int, maxWait time.Duration, order Order) []slog.Attr {
+	return []slog.Attr{
+		slog.String("Name", name), slog.Int("Limit", limit), slog.Int("MaxQueue", maxQueue),
+		slog.Duration("MaxWait", maxWait), slog.String("Order", order.String()),
+	}
 }

@@ -125,3 +125,9 @@ func ExampleFallback_Observe() {
 	// mettle.fallback.failed 0
 	// {FellBack:1 Failed:0}
 }
+
+func ExampleFallback_LogValue() {
+	f := fallback.New(fallback.Config{Name: "to-queue", Run: func(context.Context, error) error { return nil }})
+	fmt.Println(f.LogValue())
+	// Output: [Name=to-queue]
+}

@@ -258,3 +258,8 @@ func (f *Fallback) Observe(yield func(mettle.Metric) bool) {
 func (f *Fallback) counter(name, help string, n uint64) mettle.Metric {
 	return mettle.Metric{Kind: mettle.Counter, Name: name, Unit: "{call}", Help: help, Labels: f.labels, Value: float64(n)}
 }
+
+// LogValue returns the configuration, as far as it is not code.
+func (f *Fallback) LogValue() slog.Value {
+	return slog.GroupValue(slog.String("Name", f.config.Name))
+}

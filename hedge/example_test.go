@@ -111,3 +111,14 @@ func ExampleConfig_Validate() {
 	// hedge: After is -1s, must be positive, or 0 for a live delay
 	// hedge: Quantile is 95, must be in (0, 1), or 0 for 0.95, or for a fixed delay
 }
+
+func ExampleHedge_LogValue() {
+	budget := retry.NewBudget(retry.BudgetConfig{})
+	fmt.Println(hedge.New(hedge.Config{}).LogValue())
+	fmt.Println(hedge.New(hedge.Config{After: time.Second, Max: 2, Budget: budget}).LogValue())
+	fmt.Println(hedge.New(hedge.Config{Name: "reads", Quantile: 0.9, Budget: retry.NoBudget}).LogValue())
+	// Output:
+	// [Name= After=1ms Quantile=0.95 Max=1]
+	// [Name= After=1s Max=2 Budget=[Ratio=0.1 MinPerSecond=0.1 Burst=10]]
+	// [Name=reads After=1ms Quantile=0.9 Max=1 Budget=none]
+}

@@ -120,6 +120,7 @@ type Hedge struct {
 	name     string
 	after    time.Duration
 	max      int
+	quantile float64       // 0: the delay is fixed
 	own      *retry.Budget // earned by calls that are answered before the delay
 	shared   *retry.Budget // nil: none
 	classify mettle.Classifier
@@ -165,7 +166,7 @@ func New(c Config) *Hedge {
 	if q == 0 && h.after == 0 {
 		q = defaultQuantile
 	}
-	if q > 0 {
+	if h.quantile = q; q > 0 {
 		if h.after == 0 {
 			h.after = defaultFloor
 		}

@@ -1,11 +1,13 @@
 package hedge
 
 import (
+	"log/slog"
 	"math"
 	"sync/atomic"
 	"time"
 
 	"github.com/mettle-go/mettle"
+	"github.com/mettle-go/mettle/retry"
 )
 
 // counters count what is out of the ordinary only, so that healthy calls share nothing.
@@ -73,4 +75,21 @@ func (h *Hedge) Observe(yield func(mettle.Metric) bool) {
 		gauge("mettle.hedge.delay", "s", "How long a run has until the next one is sent.", s.Delay.Seconds()) &&
 		!math.IsInf(s.Tokens, 1) &&
 		gauge("mettle.hedge.tokens", "{token}", "Hedges that the hedge's own budget would allow now.", s.Tokens)
+}
+
+// LogValue returns the configuration, under the names of the fields of [Config] and with
+// the defaults filled in. What a Quantile has come to is in [Stats].
+func (h *Hedge) LogValue() slog.Value {
+	attrs := []slog.Attr{slog.String("Name", h.name), slog.Duration("After", h.after)}
+	if h.live != nil {
+		attrs = append(attrs, slog.Float64("Quantile", h.quantile))
+	}
+	attrs = append(attrs, slog.Int("Max", h.max))
+	switch {
+	case h.own == retry.NoBudget:
+		attrs = append(attrs, slog.Attr{Key: "Budget", Value: retry.NoBudget.LogValue()})
+	case h.shared != nil:
+		attrs = append(attrs, slog.Attr{Key: "Budget", Value: h.shared.LogValue()})
+	}
+	return slog.GroupValue(attrs...)
 }

@@ -3,6 +3,7 @@ package retry
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"sync/atomic"
 
@@ -364,4 +365,24 @@ func (b *Budget) earned() int64 {
 		return seen
 	}
 	return max(seen, int64(math.Floor(float64(b.clock.Now())*b.rate)))
+}
+
+// LogValue returns the configuration, under the names of the fields of [BudgetConfig] and
+// with the defaults filled in; "none" for [NoBudget].
+func (b *Budget) LogValue() slog.Value {
+	if b.unlimited {
+		return slog.StringValue("none")
+	}
+	attrs := []slog.Attr{
+		slog.Float64("Ratio", float64(b.ratio)/token),
+		slog.Float64("MinPerSecond", math.Round(b.rate*1e9)/token), // as precise as a token is
+		slog.Float64("Burst", float64(b.limit)/token),
+	}
+	if b.refund {
+		attrs = append(attrs, slog.Bool("RefundSuccess", true))
+	}
+	if b.threshold > 0 {
+		attrs = append(attrs, slog.Float64("Threshold", float64(b.threshold)/float64(b.limit)))
+	}
+	return slog.GroupValue(attrs...)
 }

@@ -329,3 +329,19 @@ func ExampleJitter_Decorrelated() {
 	fmt.Println(time.Second <= d && d <= 3*time.Second)
 	// Output: true
 }
+
+func ExampleRetrier_LogValue() {
+	fmt.Println(retry.New(retry.Config{Name: "payments"}).LogValue())
+	fmt.Println(retry.New(retry.Config{MaxElapsed: time.Second, Nested: true, Budget: retry.NoBudget}).LogValue())
+	// Output:
+	// [Name=payments MaxAttempts=3 MaxRetryAfter=30s Budget=[Ratio=0.1 MinPerSecond=0.1 Burst=10]]
+	// [Name= MaxAttempts=3 MaxElapsed=1s MaxRetryAfter=30s Nested=true Budget=none]
+}
+
+func ExampleBudget_LogValue() {
+	fmt.Println(retry.NewBudget(retry.BudgetConfig{MinPerSecond: 0.3, RefundSuccess: true}).LogValue())
+	fmt.Println(retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1, Threshold: 0.5}).LogValue())
+	// Output:
+	// [Ratio=0.1 MinPerSecond=0.3 Burst=10 RefundSuccess=true]
+	// [Ratio=0.1 MinPerSecond=0 Burst=10 Threshold=0.5]
+}

@@ -1,6 +1,7 @@
 package retry
 
 import (
+	"log/slog"
 	"sync/atomic"
 
 	"github.com/mettle-go/mettle"
@@ -171,4 +172,18 @@ func newLabels(name string) labels {
 		l.stops[kind] = []mettle.Label{policy, {Key: "reason", Value: reason}}
 	}
 	return l
+}
+
+// LogValue returns the configuration, under the names of the fields of [Config] and with
+// the defaults filled in.
+func (r *Retrier) LogValue() slog.Value {
+	attrs := []slog.Attr{slog.String("Name", r.name), slog.Int("MaxAttempts", r.maxAttempts)}
+	if r.maxElapsed > 0 {
+		attrs = append(attrs, slog.Duration("MaxElapsed", r.maxElapsed))
+	}
+	attrs = append(attrs, slog.Duration("MaxRetryAfter", r.maxRetryAfter))
+	if r.nested {
+		attrs = append(attrs, slog.Bool("Nested", true))
+	}
+	return slog.GroupValue(append(attrs, slog.Attr{Key: "Budget", Value: r.budget.LogValue()})...)
 }

@@ -574,7 +574,7 @@ func (r *reference) compareTold(told []breaker.Change, all bool) error {
 
 // explains reports whether c carries the evidence, and nothing else.
 func (e evidence) explains(c breaker.Change, window time.Duration) bool {
-	want := breaker.Change{Name: c.Name, From: c.From, To: c.To, Rule: c.Rule, Delay: c.Delay, Reason: c.Reason, By: e.by, Err: e.err}
+	want := breaker.Change{Name: c.Name, From: c.From, To: c.To, Rule: c.Rule, Delay: c.Delay, Reason: c.Reason, At: c.At, By: e.by, Err: e.err}
 	if e.err == errCrash && c.Err != nil {
 		want.Err = c.Err
 	}

@@ -26,9 +26,10 @@ const (
 
 // adaptive is what a [Timeout] with a Quantile knows about the dependency.
 type adaptive struct {
-	floor  time.Duration
-	sketch *quantile.Sketch
-	live   *quantile.Live
+	quantile float64
+	floor    time.Duration
+	sketch   *quantile.Sketch
+	live     *quantile.Live
 
 	current atomic.Pointer[learnt] // nil: After
 
@@ -56,7 +57,7 @@ type trial struct {
 }
 
 func newAdaptive(c Config, clock clock.Clock) *adaptive {
-	a := &adaptive{floor: c.Floor, sketch: quantile.New(learning)}
+	a := &adaptive{quantile: c.Quantile, floor: c.Floor, sketch: quantile.New(learning)}
 	if a.floor == 0 {
 		a.floor = c.longest() / 100
 	}

@@ -113,3 +113,11 @@ func ExampleTimeout_Stats() {
 	fmt.Println(s.Exceeded, s.Late, s.After)
 	// Output: 1 0 1ms
 }
+
+func ExampleTimeout_LogValue() {
+	fmt.Println(timeout.New(timeout.Config{}).LogValue())
+	fmt.Println(timeout.New(timeout.Config{Name: "payments", After: 2 * time.Second, Quantile: 0.99}).LogValue())
+	// Output:
+	// [Name= After=10s]
+	// [Name=payments After=2s Quantile=0.99 Floor=20ms]
+}

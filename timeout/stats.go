@@ -1,6 +1,7 @@
 package timeout
 
 import (
+	"log/slog"
 	"time"
 
 	"github.com/mettle-go/mettle"
@@ -65,4 +66,14 @@ func (t *Timeout) Observe(yield func(mettle.Metric) bool) {
 			return
 		}
 	}
+}
+
+// LogValue returns the configuration, under the names of the fields of [Config] and with
+// the defaults filled in. What a Quantile has come to is in [Stats].
+func (t *Timeout) LogValue() slog.Value {
+	attrs := []slog.Attr{slog.String("Name", t.name), slog.Duration("After", t.fixed.after)}
+	if a := t.adaptive; a != nil {
+		attrs = append(attrs, slog.Float64("Quantile", a.quantile), slog.Duration("Floor", a.floor))
+	}
+	return slog.GroupValue(attrs...)
 }

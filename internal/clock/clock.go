@@ -18,5 +18,9 @@ func New() Clock { return Clock{time.Now()} }
 // clock made outside a synctest bubble is negative inside.
 func (c Clock) Now() int64 { return int64(time.Since(c.base)) }
 
+// Time returns the time of day at which the clock has the reading ns: that of New and
+// what has passed since, whatever the wall clock was set to meanwhile.
+func (c Clock) Time(ns int64) time.Time { return c.base.Add(time.Duration(ns)) }
+
 // At returns the reading that the clock has at t, such as a context's deadline.
 func (c Clock) At(t time.Time) int64 { return int64(t.Sub(c.base)) }
