@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -84,7 +85,7 @@ type sample struct {
 	grace  time.Duration
 	due    int64
 
-	ctx  *lazyCtx      // while it is watched. Under samples.mu.
+	ctx  *lazyCtx      // while it is watched or kept as running. Under samples.mu.
 	over time.Duration // 0: still running. Under samples.mu.
 }
 
@@ -106,7 +107,6 @@ func (s *samples) take(k *call, now int64) *sample {
 
 // keep puts x first and forgets the oldest. s.mu is held.
 func (s *samples) keep(x *sample) {
-	x.ctx = nil
 	if len(s.kept) < maxSamples {
 		s.kept = append(s.kept, nil)
 	}
@@ -149,20 +149,22 @@ func (s *samples) returned(k *call, over time.Duration, now int64) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	x.over = over
+	x.over, x.ctx = over, nil
 	if s.watched == x {
 		s.watched = nil
 		s.keep(x)
 	}
 }
 
-// dismiss forgets the call of c, if it was watched, that has ended.
+// dismiss forgets the call of c, which has ended, unless it is known to have been late:
+// one that has panicked, or that its caller had left, is not.
 func (s *samples) dismiss(c *lazyCtx) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.watched != nil && s.watched.ctx == c {
 		s.watched = nil
 	}
+	s.kept = slices.DeleteFunc(s.kept, func(x *sample) bool { return x.ctx == c })
 }
 
 // tell returns what is known of x. samples.mu is held.

@@ -221,3 +221,49 @@ func TestAbandonedConcurrently(t *testing.T) {
 		}
 	})
 }
+
+// A call that was shown as running is not shown any more when it has ended in a way that
+// counts as nothing. It was kept for good, and seemed to run for longer and longer, when
+// it had panicked or its caller had left before the deadline.
+//
+// Spec: T6, P5, T3
+func TestKeptCallThatCountsAsNothing(t *testing.T) {
+	for name, end := range map[string]func(ctx, entered context.Context){
+		"panic":         func(context.Context, context.Context) { panic("boom") },
+		"Goexit":        func(context.Context, context.Context) { runtime.Goexit() },
+		"stopped":       func(ctx, entered context.Context) { timeout.Stop(ctx, entered) },
+		"caller leaves": func(context.Context, context.Context) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			forEachForm(t, func(t *testing.T, p *timeout.Timeout, bound mettle.Policy) {
+				_ = bound.Do(t.Context(), deaf) // from now on calls are watched
+				time.Sleep(after)
+				ctx, leave := context.WithCancel(t.Context())
+				defer leave()
+				var wg sync.WaitGroup
+				wg.Go(func() {
+					defer func() { _ = recover() }()
+					_ = bound.Do(ctx, func(inner context.Context) error {
+						time.Sleep(20 * after)
+						end(inner, ctx)
+						return inner.Err()
+					})
+				})
+				time.Sleep(after / 2)
+				if name == "caller leaves" {
+					leave()
+				}
+				time.Sleep(5 * after)
+				_ = bound.Do(t.Context(), quick) // is watched in the place of the one that hangs
+				if a := p.Abandoned(); len(a) != 2 || !a[0].Running {
+					t.Fatalf("%v, want one that runs and one that has returned", a)
+				}
+				wg.Wait()
+				if a := p.Abandoned(); len(a) != 1 || a[0].Running {
+					t.Errorf("%v, want the one that has returned alone", a)
+				}
+				wantStats(t, p, timeout.Stats{Late: 1, Abandoned: 1})
+			})
+		})
+	}
+}
