@@ -27,7 +27,7 @@ type lazyCtx struct {
 	// Set by who may write own: the first who asks. One who asks at the same time
 	// makes an end elsewhere, so that nobody waits for the other.
 	claimed atomic.Bool
-	stopped atomic.Bool // by Stop
+	stopped atomic.Bool // by Stop, or Do has returned
 
 	flight int64 // for flights
 }

@@ -210,7 +210,7 @@ func (b *bound) Do(ctx context.Context, op func(context.Context) error) error {
 // of the adapter's business. What the operation returns afterwards is passed on as it is,
 // however late, and is neither counted nor learnt from. The contexts still end at their
 // deadlines: what is to live on must not descend from them. Stop is to be called while the
-// operation runs, from any goroutine.
+// operation runs, from any goroutine; after that, it does nothing.
 func Stop(ctx, entered context.Context) {
 	outer, _ := entered.Value(lazyKey{}).(*lazyCtx)
 	for {
@@ -271,7 +271,7 @@ func (k *call) track(now int64) {
 func (k *call) end() {
 	if k.c != nil {
 		k.c.finish()
-		if k.c.stopped.Load() {
+		if k.c.stopped.Swap(true) { // a Stop that comes later has no effect
 			return
 		}
 		k.t.flights.end(k.c.flight)

@@ -774,3 +774,23 @@ func TestStopped(t *testing.T) {
 		}
 	})
 }
+
+// A stream can end while its adapter is about to call Stop. Then the call was taken out of
+// the count of those in flight twice, and one that hung later did not show.
+//
+// Spec: G8 (part), T6
+func TestStoppedTooLate(t *testing.T) {
+	forEachForm(t, func(t *testing.T, p *timeout.Timeout, bound mettle.Policy) {
+		var inner context.Context
+		_ = bound.Do(t.Context(), func(ctx context.Context) error { inner = ctx; return nil })
+		timeout.Stop(inner, t.Context())
+		hang := make(chan struct{})
+		var wg sync.WaitGroup
+		wg.Go(func() { _ = bound.Do(t.Context(), func(context.Context) error { <-hang; return errDown }) })
+		time.Sleep(100 * after)
+		wantStats(t, p, timeout.Stats{Overdue: 1})
+		close(hang)
+		wg.Wait()
+		wantStats(t, p, timeout.Stats{Exceeded: 1, Abandoned: 1})
+	})
+}
