@@ -2,6 +2,7 @@ package timeout
 
 import (
 	"context"
+	"math"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -52,7 +53,7 @@ type learnt struct {
 type trial struct {
 	ctx      context.Context // the caller's
 	began    time.Duration
-	usual    time.Duration // what calls may take now, but for those that explore
+	usual    time.Duration // what calls may take now, but for those that explore; without end if After
 	explores bool          // this one may take longer
 }
 
@@ -69,10 +70,13 @@ func newAdaptive(c Config, clock clock.Clock) *adaptive {
 
 // begin returns what a call that begins now may take.
 func (a *adaptive) begin(t *Timeout, k *trial, now time.Duration, ctx context.Context) *limit {
-	k.ctx, k.began = ctx, now
+	k.ctx, k.began, k.usual = ctx, now, math.MaxInt64
 	l := a.usual(t, now)
+	if l == &t.fixed {
+		return l
+	}
 	k.usual = l.after
-	if l != &t.fixed && rand.Uint32()%explore == 0 {
+	if rand.Uint32()%explore == 0 {
 		k.explores = true
 		return &t.fixed
 	}
@@ -94,7 +98,11 @@ func (a *adaptive) usual(t *Timeout, now time.Duration) *limit {
 		return &t.fixed
 	}
 	if known == nil || known.quantile != q {
-		known = &learnt{q, t.newLimit(min(max(headroom*q, a.floor), t.fixed.after))}
+		after := min(max(headroom*q, a.floor), t.fixed.after)
+		if q >= quantile.Max { // and nobody knows by how much
+			after = t.fixed.after
+		}
+		known = &learnt{q, t.newLimit(after)}
 		a.current.Store(known)
 	}
 	if known.limit.after == t.fixed.after {

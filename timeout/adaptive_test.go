@@ -246,6 +246,35 @@ func TestQuantileInAnOutage(t *testing.T) {
 	})
 }
 
+// Calls that had until After and did not make it are not among those that the others'
+// shorter time has cut off. They were, after an outage in which nothing was known yet:
+// the first slow call afterwards stood for thousands and drew the timeout up for all.
+//
+// Spec: T7
+func TestQuantileAfterAnOutageAtTheStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := timeout.New(timeout.Config{Quantile: 0.9, After: time.Second})
+		n, takes := 0, func() time.Duration { return time.Hour }
+		dep := &dependency{p: p, every: 10 * time.Millisecond, takes: func() time.Duration { return takes() }}
+		dep.serve(30 * time.Second)
+		takes = func() time.Duration {
+			if n++; n > 200 && n%20 == 0 { // half as often as the quantile allows for
+				return 300 * time.Millisecond
+			}
+			return 10 * time.Millisecond
+		}
+		for range 60 {
+			dep.serve(time.Second)
+			if got := p.Stats().After; got != time.Second && got > 25*time.Millisecond {
+				t.Fatalf("calls may take %v, where nine in ten take 10 ms", got)
+			}
+		}
+		if got := p.Stats().After; got > 25*time.Millisecond {
+			t.Errorf("calls may take %v after a minute", got)
+		}
+	})
+}
+
 // Callers with a deadline of their own, always shorter than After, teach as well.
 //
 // Spec: T7, T3
@@ -289,6 +318,9 @@ func TestQuantileBounds(t *testing.T) {
 		{timeout.Config{Quantile: 0.9, Floor: 10 * time.Second}, 100, time.Second, 10 * time.Second},
 		{timeout.Config{Quantile: 0.9}, 100, 6 * time.Second, 10 * time.Second},
 		{timeout.Config{Quantile: 0.9, After: math.MaxInt64, Floor: 1}, 100, time.Hour, 2 * time.Hour},
+		// What is longer than 2.4 h is not told apart, and was taken for that: calls of 10 h
+		// were cut off after twice as much for good.
+		{timeout.Config{Quantile: 0.9, After: 100 * time.Hour}, 100, 10 * time.Hour, 100 * time.Hour},
 		{timeout.Config{Quantile: math.Nextafter(1, 0)}, 2000, time.Second, 10 * time.Second},
 	} {
 		t.Run(fmt.Sprintf("%+v", test), func(t *testing.T) {
