@@ -148,7 +148,7 @@ func (c *call) late() *run {
 		return nil // the latter: a failure was faster, and the timer has been set anew
 	}
 	c.outlasted = true
-	r := c.hedgeLocked(mettle.Failure, nil)
+	r := c.hedgeLocked(mettle.Success, nil) // there was no failure to pay for
 	if r != nil {
 		c.workers++
 	}

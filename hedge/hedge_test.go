@@ -664,6 +664,35 @@ func TestSharedBudget(t *testing.T) {
 	})
 }
 
+// Where the price is for failures (retry.BudgetConfig.Threshold), a hedge for a call that
+// has not failed costs nothing, and one for a call that has is paid for once. The delay
+// was taken for a failure, so that slow answers alone used up what the retries had.
+//
+// Spec: H3, R17
+func TestBudgetWithThreshold(t *testing.T) {
+	for name, test := range map[string]struct {
+		first func(context.Context) error
+		want  float64
+	}{
+		"slow":   {hang, 10},
+		"failed": {func(context.Context) error { return errDown }, 9.1},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := retry.NewBudget(retry.BudgetConfig{Threshold: 0.5, MinPerSecond: -1})
+			h := hedge.New(hedge.Config{After: time.Second, Budget: b})
+			err := h.Do(t.Context(), func(ctx context.Context) error {
+				if mettle.Attempt(ctx) == 1 {
+					return test.first(ctx)
+				}
+				return nil
+			})
+			if got := b.Balance(); err != nil || h.Stats().Wins != 1 || math.Abs(got-test.want) > 1e-9 {
+				t.Errorf("%s: %v, the budget is at %v, want %v", name, err, got, test.want)
+			}
+		})
+	}
+}
+
 // What the shared budget denies is not taken from the hedge's own.
 //
 // Spec: H3
