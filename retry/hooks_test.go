@@ -70,6 +70,13 @@ func TestUsersCodeLeaves(t *testing.T) {
 		"AttemptStart": func(leave func(), _ *retry.Config) (*mettle.Trace, func(ctx) error) {
 			return &mettle.Trace{AttemptStart: func(mettle.TraceEvent) { leave() }}, nil
 		},
+		"AttemptStart, second attempt": func(leave func(), _ *retry.Config) (*mettle.Trace, func(ctx) error) {
+			return &mettle.Trace{AttemptStart: func(e mettle.TraceEvent) {
+				if e.Attempt == 2 {
+					leave()
+				}
+			}}, nil
+		},
 		"AttemptDone": func(leave func(), _ *retry.Config) (*mettle.Trace, func(ctx) error) {
 			return &mettle.Trace{AttemptDone: func(mettle.TraceEvent) { leave() }}, nil
 		},
@@ -96,15 +103,18 @@ func TestUsersCodeLeaves(t *testing.T) {
 				if left != 1 || !w.want(v, exited) {
 					t.Errorf("left %d times, recovered %v, exited %v", left, v, exited)
 				}
-				spent := 0.0
-				if seam == "op, second attempt" {
-					spent = 1 // it was sent
+				spent, attempts := 0.0, uint64(1)
+				switch seam {
+				case "op, second attempt":
+					spent, attempts = 1, 2
+				case "AttemptStart, second attempt": // begun, but not sent
+					attempts = 2
 				}
 				if got := c.Budget.Balance(); got != 10-spent {
 					t.Errorf("balance %v", got)
 				}
-				if got, want := r.Stats().Attempts, 1+uint64(spent); got != want {
-					t.Errorf("%d attempts counted, want %d", got, want)
+				if got := r.Stats().Attempts; got != attempts {
+					t.Errorf("%d attempts counted, want %d", got, attempts)
 				}
 				armed = false
 				if err := r.Do(bg, fails(errDown, nil).op); err != nil {

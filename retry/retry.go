@@ -335,11 +335,23 @@ func (c *call) started() {
 		return
 	}
 	if c.trace.AttemptStart != nil {
-		c.trace.AttemptStart(mettle.TraceEvent{Policy: c.r.name, Attempt: c.n})
+		c.tellStart()
 	}
 	if c.trace.AttemptDone != nil {
 		c.attempt, c.traced = c.r.clock.Now(), true
 	}
+}
+
+// tellStart calls the hook. After one that panics nothing is sent.
+func (c *call) tellStart() {
+	told := false
+	defer func() {
+		if !told {
+			c.r.budget.Refund(c.charged)
+		}
+	}()
+	c.trace.AttemptStart(mettle.TraceEvent{Policy: c.r.name, Attempt: c.n})
+	told = true
 }
 
 // ended counts the attempt that ended with err. It is deferred, so that what AttemptStart
