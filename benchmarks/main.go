@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mettle-go/mettle/benchmarks/chart"
 	"github.com/mettle-go/mettle/benchmarks/scorecard"
 )
 
@@ -123,7 +124,7 @@ func parse(args []string, w io.Writer) (o options, err error) {
 		fmt.Fprint(w, usage)
 		flags.PrintDefaults()
 	}
-	flags.BoolVar(&o.quick, "quick", false, "less of it: the cells of the scorecard that tell most, with few seeds")
+	flags.BoolVar(&o.quick, "quick", false, "less of it: the cells of the scorecard that tell most, with few seeds, and without contenders that are no library as it comes")
 	only := flags.String("only", "", "`parts` separated by commas: overhead, scorecard, or scenarios such as S4")
 	flags.IntVar(&o.seeds, "seeds", 0, fmt.Sprintf("with how many seeds each cell of the scorecard is run (default %d, %d with -quick)", defaultSeeds, quickSeeds))
 	flags.StringVar(&o.out, "out", "", "`folder` for the data; RESULTS.md stays as it is then")
@@ -265,11 +266,34 @@ func score(ctx context.Context, dir, command string, o options, plan scorecard.P
 			return errors.Join(failure, err)
 		}
 		fmt.Fprintln(os.Stderr, "figures are in", data)
+		if o.out != "" && failure == nil && o.whole() {
+			return charts(o.out, d)
+		}
 		if failure != nil || o.out != "" || !o.whole() {
 			return failure
 		}
 	}
+	if err := charts(filepath.Join(dir, chartFolder), d); err != nil {
+		return err
+	}
 	return splice(filepath.Join(dir, resultsFile), scorecardPart, d.Markdown())
+}
+
+// charts draws all charts of the page.
+func charts(folder string, d *scorecard.Data) error {
+	for _, c := range scorecard.Curves() {
+		var svg bytes.Buffer
+		if err := errors.Join(chart.Curve(&svg, d, c), write(filepath.Join(folder, c.File), svg.Bytes())); err != nil {
+			return err
+		}
+	}
+	for _, c := range scorecard.Plots() {
+		var svg bytes.Buffer
+		if err := errors.Join(chart.Dots(&svg, d, c), write(filepath.Join(folder, c.File), svg.Bytes())); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // write makes a file, with the folder that it is in.
@@ -293,6 +317,7 @@ func folder(ctx context.Context) (string, error) {
 // Files and folders of the module, by their paths in it.
 const (
 	dataFolder    = "data"
+	chartFolder   = "charts"
 	partFolder    = "out" // for what is not all there is
 	overheadFile  = "overhead.txt"
 	scorecardFile = "scorecard.txt"

@@ -84,7 +84,7 @@ func verdicts(t *testing.T, seed uint64) []Verdict {
 				t.Parallel()
 				turns <- struct{}{}
 				defer func() { <-turns }()
-				r, err := Job{job.Cell, seed}.Do(bubble(t), true)
+				r, err := Job{job.Cell, seed, OursAlone}.Do(bubble(t))
 				require.NoError(t, err)
 				mu.Lock()
 				defer mu.Unlock()
@@ -146,14 +146,14 @@ func TestScenarios(t *testing.T) {
 			name := s.ID + "/" + c.Name
 			assert.False(t, names[name], name)
 			names[name] = true
-			who := c.contenders()
+			who := c.contenders(Everybody)
 			assert.Equal(t, Best, who[0].Kind, name)
 			assert.True(t, slices.ContainsFunc(who, func(k Contender) bool { return k.Name == c.ours() }), name)
-			job, err := ParseJob(Job{name, 7}.String())
+			job, err := ParseJob(Job{name, 7, Judged}.String())
 			require.NoError(t, err)
-			assert.Equal(t, Job{name, 7}, job)
+			assert.Equal(t, Job{name, 7, Judged}, job)
 		}
 	}
-	assert.Equal(t, "S4/p=0.1 1", Plan{Only: []string{"S4"}, Seeds: 2}.Jobs()[0].String())
+	assert.Equal(t, "S4/p=0.1 1 0", Plan{Only: []string{"S4"}, Seeds: 2}.Jobs()[0].String())
 	assert.Len(t, Plan{Only: []string{"S4/p=0.1"}, Seeds: 2}.Jobs(), 2)
 }

@@ -76,6 +76,17 @@ func (d *Data) Curve(cell, contender string) (points []float64) {
 	}
 }
 
+// Contenders returns the names of those who have figures, in the order of the tables.
+func (d *Data) Contenders() (names []string) {
+	have := make(map[string]bool)
+	for k := range d.Stats {
+		have[k.Contender] = true
+	}
+	return slices.SortedFunc(maps.Keys(have), func(a, b string) int {
+		return cmp.Or(cmp.Compare(place(a), place(b)), cmp.Compare(a, b))
+	})
+}
+
 // Cells returns the cells that have figures, in the order of the scenarios.
 func (d *Data) Cells() (cells []string) {
 	have := make(map[string]bool)
@@ -134,7 +145,9 @@ func (d *Data) Write(w io.Writer) error {
 		rows[r] = append(rows[r], k.Measure)
 	}
 	for _, cell := range d.Cells() {
-		for _, c := range slices.SortedFunc(maps.Keys(rows), func(a, b row) int { return cmp.Compare(place(a.contender), place(b.contender)) }) {
+		for _, c := range slices.SortedFunc(maps.Keys(rows), func(a, b row) int {
+			return cmp.Or(cmp.Compare(place(a.contender), place(b.contender)), cmp.Compare(a.contender, b.contender))
+		}) {
 			if c.cell != cell {
 				continue
 			}
@@ -154,7 +167,7 @@ func short(v float64) string { return strconv.FormatFloat(v, 'g', 5, 64) }
 
 // place is where a contender stands in tables.
 func place(name string) int {
-	return slices.IndexFunc(Contenders(), func(c Contender) bool { return c.Name == name })
+	return slices.IndexFunc(Contenders(), func(c Contender) bool { return c.Name == name }) // -1, the first, for extra ones of ours
 }
 
 // Read reads what Write wrote.

@@ -13,20 +13,46 @@ import (
 type Job struct {
 	Cell string // of which scenario, as in S4/p=0.3
 	Seed uint64 // from 1
+	Who  Who
+}
+
+// Who says who takes part besides the oracle.
+type Who uint8
+
+const (
+	Everybody Who = iota
+	Judged        // ours, and the peers as they come: those whom bars are about
+	OursAlone     // the one contender that the bars of the cell are about
+)
+
+// takes reports whether k takes part in c.
+func (w Who) takes(c Cell, k Contender) bool {
+	switch {
+	case k.Kind == Best:
+		return true
+	case c.Only != nil && !slices.Contains(c.Only, k.Name):
+		return false
+	case w == Judged:
+		return k.Kind == Ours || k.Kind == Peer
+	case w == OursAlone:
+		return k.Name == c.ours()
+	default:
+		return true
+	}
 }
 
 // String returns the job as ParseJob reads it.
-func (j Job) String() string { return fmt.Sprintf("%s %d", j.Cell, j.Seed) }
+func (j Job) String() string { return fmt.Sprintf("%s %d %d", j.Cell, j.Seed, j.Who) }
 
 // ParseJob reads what String returns.
 func ParseJob(text string) (j Job, err error) {
-	_, err = fmt.Sscanf(text, "%s %d", &j.Cell, &j.Seed)
+	_, err = fmt.Sscanf(text, "%s %d %d", &j.Cell, &j.Seed, &j.Who)
 	return j, err
 }
 
 // Plan says what is to be run.
 type Plan struct {
-	Quick bool     // only the cells of the quick run
+	Quick bool     // only the cells of the quick run, and only those who are judged
 	Only  []string // scenarios or cells, such as S4 or S4/p=0.3; nil: all
 	Seeds int      // at most
 }
@@ -34,6 +60,10 @@ type Plan struct {
 // Jobs returns the jobs of the plan: all cells with the first seed, then with the next,
 // so that what an interrupted run has is even.
 func (p Plan) Jobs() (jobs []Job) {
+	who := Everybody
+	if p.Quick {
+		who = Judged
+	}
 	for seed := 1; seed <= p.Seeds; seed++ {
 		for _, s := range Scenarios() {
 			for _, c := range s.Cells {
@@ -41,7 +71,7 @@ func (p Plan) Jobs() (jobs []Job) {
 				if p.Quick && !c.Quick || c.Seeds > 0 && seed > c.Seeds || !p.wants(s.ID, name) {
 					continue
 				}
-				jobs = append(jobs, Job{name, uint64(seed)})
+				jobs = append(jobs, Job{name, uint64(seed), who})
 			}
 		}
 	}
@@ -87,14 +117,13 @@ func find(name string) (Cell, error) {
 }
 
 // contenders returns who takes part in the cell, the oracle first.
-func (c Cell) contenders() (all []Contender) {
+func (c Cell) contenders(who Who) (all []Contender) {
 	for _, k := range append(Contenders(), c.Extra...) {
-		if c.Only != nil && !slices.Contains(c.Only, k.Name) && k.Kind != Best {
-			continue
-		}
-		if k.Kind == Best {
+		switch {
+		case !who.takes(c, k):
+		case k.Kind == Best:
 			all = slices.Insert(all, 0, k)
-		} else {
+		default:
 			all = append(all, k)
 		}
 	}
@@ -102,8 +131,7 @@ func (c Cell) contenders() (all []Contender) {
 }
 
 // Do runs the job. The bubble runs a function in a testing/synctest bubble of its own.
-// With ours, only the contender that the bars are about takes part, and the oracle.
-func (j Job) Do(bubble func(func()), ours bool) (Result, error) {
+func (j Job) Do(bubble func(func())) (Result, error) {
 	c, err := find(j.Cell)
 	if err != nil {
 		return Result{}, err
@@ -113,10 +141,7 @@ func (j Job) Do(bubble func(func()), ours bool) (Result, error) {
 		r.Curves = make(map[string][]float64)
 	}
 	var best *trial
-	for _, k := range c.contenders() {
-		if ours && k.Kind != Best && k.Name != c.ours() {
-			continue
-		}
+	for _, k := range c.contenders(j.Who) {
 		var t *trial
 		bubble(func() { t = run(c.setting, k, j.Seed) })
 		if k.Kind == Best {

@@ -24,7 +24,7 @@ func TestWorker(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%q: %v", lines.Text(), err)
 		}
-		result, err := job.Do(bubble(t), false)
+		result, err := job.Do(bubble(t))
 		if err != nil {
 			t.Fatal(err)
 		}

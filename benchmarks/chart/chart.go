@@ -1,0 +1,165 @@
+// Package chart draws the figures of the scorecard as SVG, with a ground of its own, so
+// that a page may be light or dark.
+package chart
+
+import (
+	"fmt"
+	"image/color"
+	"io"
+	"math"
+	"slices"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+	"gonum.org/v1/plot/vg/vgsvg"
+
+	"github.com/mettle-go/mettle/benchmarks/scorecard"
+)
+
+// hues are those of Okabe and Ito, which the colour-blind can tell apart.
+var hues = []color.Color{
+	rgb(0x0072b2), rgb(0xd55e00), rgb(0x009e73), rgb(0xcc79a7), rgb(0xe69f00), rgb(0x56b4e9), rgb(0x7f7f7f), rgb(0x000000),
+}
+
+func rgb(v uint32) color.Color {
+	return color.RGBA{uint8(v >> 16), uint8(v >> 8), uint8(v), 0xff}
+}
+
+var (
+	ground = rgb(0xfcfcfa)
+	ink    = rgb(0x1a1a1a)
+	faint  = rgb(0xdddddd)
+	shade  = rgb(0xf1e5d8)
+)
+
+func paper(title, x, y string) *plot.Plot {
+	p := plot.New()
+	p.BackgroundColor = ground
+	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, x, y
+	p.Title.Padding, p.Title.TextStyle.Color = vg.Points(6), ink
+	p.Legend.Top, p.Legend.TextStyle.Color = true, ink
+	p.Legend.Padding, p.Legend.ThumbnailWidth = vg.Points(2), vg.Points(18)
+	grid := plotter.NewGrid()
+	grid.Horizontal.Color, grid.Vertical.Color = faint, faint
+	p.Add(grid)
+	return p
+}
+
+func save(p *plot.Plot, w io.Writer, width, height vg.Length) error {
+	canvas := vgsvg.New(width, height)
+	p.Draw(draw.New(canvas))
+	_, err := canvas.WriteTo(w)
+	return err
+}
+
+// Curve draws goodput over time: what the contenders named make of a cell, and what
+// nobody can exceed.
+func Curve(w io.Writer, d *scorecard.Data, c scorecard.Curve) error {
+	p := paper(c.Title, "seconds", "answers in time, a second")
+	fault, err := plotter.NewPolygon(plotter.XYs{{X: c.From, Y: 0}, {X: c.To, Y: 0}, {X: c.To, Y: 1.1 * c.Most}, {X: c.From, Y: 1.1 * c.Most}})
+	if err != nil {
+		return err
+	}
+	fault.Color, fault.Width = shade, 0
+	p.Add(fault)
+	p.Legend.Add(c.Fault, fault)
+	limit, err := plotter.NewLine(plotter.XYs{{X: 0, Y: c.Most}, {X: c.Until, Y: c.Most}})
+	if err != nil {
+		return err
+	}
+	limit.Color, limit.Dashes = ink, []vg.Length{vg.Points(1), vg.Points(3)}
+	p.Add(limit)
+	p.Legend.Add("min(λ, C)", limit)
+	for i, name := range c.Contenders {
+		points := d.Curve(c.Cell, name)
+		if points == nil {
+			return fmt.Errorf("chart: no curve of %s in %s", name, c.Cell)
+		}
+		line, err := plotter.NewLine(steps(points))
+		if err != nil {
+			return err
+		}
+		line.Color, line.Width = hues[i%len(hues)], vg.Points(1.4)
+		switch name {
+		case "mettle":
+			line.Width = vg.Points(2.8)
+		case "oracle":
+			line.Color, line.Dashes = ink, []vg.Length{vg.Points(5), vg.Points(3)}
+		}
+		p.Add(line)
+		p.Legend.Add(name, line)
+	}
+	p.X.Min, p.X.Max, p.Y.Min, p.Y.Max = 0, c.Until, 0, 1.1*c.Most
+	p.Legend.Left, p.Legend.Top = false, false
+	p.Legend.YOffs = vg.Points(24)
+	return save(p, w, 22*vg.Centimeter, 11*vg.Centimeter)
+}
+
+// steps turns what was counted in each second into points in its middle.
+func steps(counts []float64) (xys plotter.XYs) {
+	for i, n := range counts {
+		xys = append(xys, plotter.XY{X: float64(i) + 0.5, Y: n})
+	}
+	return xys
+}
+
+// Dots draws a measure of all contenders in some cells, with 95 % intervals.
+func Dots(w io.Writer, d *scorecard.Data, c scorecard.Dots) error {
+	p := paper(c.Title, c.Label, "")
+	names := slices.DeleteFunc(d.Contenders(), func(name string) bool {
+		return !slices.ContainsFunc(c.Cells, func(cell string) bool {
+			_, ok := d.Stats[scorecard.Key{Cell: cell, Contender: name, Measure: c.Measure}]
+			return ok
+		})
+	})
+	slices.Reverse(names) // the first at the top
+	p.NominalY(names...)
+	most := c.Limit
+	for i, cell := range c.Cells {
+		points := &intervals{}
+		for row, name := range names {
+			s, ok := d.Stats[scorecard.Key{Cell: cell, Contender: name, Measure: c.Measure}]
+			if !ok {
+				continue
+			}
+			y := float64(row) + 0.16*(float64(len(c.Cells)-1)/2-float64(i))
+			points.XYs = append(points.XYs, plotter.XY{X: s.Mean, Y: y})
+			points.halves = append(points.halves, s.Half)
+			most = max(most, s.Mean+s.Half)
+		}
+		dots, err := plotter.NewScatter(points)
+		if err != nil {
+			return fmt.Errorf("chart: %s: %w", cell, err)
+		}
+		dots.GlyphStyle = draw.GlyphStyle{Color: hues[i%len(hues)], Radius: vg.Points(3), Shape: draw.CircleGlyph{}}
+		bars, err := plotter.NewXErrorBars(points)
+		if err != nil {
+			return err
+		}
+		bars.Color, bars.CapWidth = dots.Color, vg.Points(4)
+		p.Add(bars, dots)
+		p.Legend.Add(c.Names[i], dots)
+	}
+	if c.Limit > 0 {
+		limit, err := plotter.NewLine(plotter.XYs{{X: c.Limit, Y: -0.5}, {X: c.Limit, Y: float64(len(names)) - 0.5}})
+		if err != nil {
+			return err
+		}
+		limit.Color, limit.Dashes = ink, []vg.Length{vg.Points(3), vg.Points(3)}
+		p.Add(limit)
+		p.Legend.Add(c.LimitName, limit)
+	}
+	p.X.Min, p.X.Max = 0, most*1.35 // room for the legend
+	p.Y.Min, p.Y.Max = -0.5, math.Max(float64(len(names))-0.5, 0.5)
+	return save(p, w, 22*vg.Centimeter, vg.Length(3+0.62*float64(len(names)))*vg.Centimeter)
+}
+
+// intervals are points with a width to both sides.
+type intervals struct {
+	plotter.XYs
+	halves []float64
+}
+
+func (p *intervals) XError(i int) (low, high float64) { return p.halves[i], p.halves[i] }
