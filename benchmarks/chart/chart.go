@@ -114,6 +114,9 @@ func Dots(w io.Writer, d *scorecard.Data, c scorecard.Dots) error {
 			return ok
 		})
 	})
+	if len(names) == 0 {
+		return fmt.Errorf("chart: no figures for %s", c.File)
+	}
 	slices.Reverse(names) // the first at the top
 	p.NominalY(names...)
 	most := c.Limit

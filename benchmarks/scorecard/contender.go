@@ -46,6 +46,7 @@ type Client struct {
 	Servers  []*sim.Server // for each key; only the oracle looks at them
 	Deadline time.Duration // of a call
 	Attempt  time.Duration // timeout of an attempt, where there are several
+	Once     time.Duration // timeout of the attempt of those who make only one
 	Attempts int           // at most, the first included
 	Opened   func()        // to be called when a breaker opens
 }
@@ -126,7 +127,7 @@ func nothing(Client) sim.Caller {
 
 func timeoutOnly(c Client) sim.Caller {
 	return func(ctx context.Context, _ int, op func(context.Context) error) error {
-		ctx, cancel := context.WithTimeout(ctx, c.Deadline)
+		ctx, cancel := context.WithTimeout(ctx, c.Once)
 		defer cancel()
 		return op(ctx)
 	}

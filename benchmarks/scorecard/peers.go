@@ -116,7 +116,7 @@ func failsafeOf(c Client, policies ...failsafe.Policy[any]) sim.Caller {
 func gozeroDefaults(c Client) sim.Caller {
 	br := gozero.NewBreaker()
 	return func(ctx context.Context, _ int, op func(context.Context) error) error {
-		ctx, cancel := context.WithTimeout(ctx, c.Deadline)
+		ctx, cancel := context.WithTimeout(ctx, c.Once)
 		defer cancel()
 		return br.DoCtx(ctx, func() error { return op(ctx) })
 	}
@@ -125,7 +125,7 @@ func gozeroDefaults(c Client) sim.Caller {
 func aegisDefaults(c Client) sim.Caller {
 	br := sre.NewBreaker()
 	return func(ctx context.Context, _ int, op func(context.Context) error) error {
-		ctx, cancel := context.WithTimeout(ctx, c.Deadline)
+		ctx, cancel := context.WithTimeout(ctx, c.Once)
 		defer cancel()
 		if err := br.Allow(); err != nil {
 			br.MarkFailed()

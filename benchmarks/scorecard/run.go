@@ -28,6 +28,7 @@ type setting struct {
 
 	deadline, attempt time.Duration // zero: as above
 	attempts          int           // zero: as above
+	once              time.Duration // of those who make one attempt; zero: the deadline
 	keys              int           // zero: one
 
 	// plants makes a server for each key, or for each hop; nil: there is one.
@@ -108,6 +109,7 @@ func (t *trial) defaults() {
 	orElse(&t.deadline, deadline)
 	orElse(&t.attempt, attempt)
 	orElse(&t.attempts, attempts)
+	orElse(&t.once, t.deadline)
 	if t.server == nil {
 		t.server = sim.NewPlant()
 	}
@@ -128,7 +130,7 @@ func (t *trial) client(id int) Client {
 	}
 	return Client{
 		ID: id, Seed: t.seed, World: t.world, Servers: servers,
-		Deadline: t.deadline, Attempt: t.attempt, Attempts: t.attempts,
+		Deadline: t.deadline, Attempt: t.attempt, Once: t.once, Attempts: t.attempts,
 		Opened: func() { t.note(opening{id, t.world.Now()}) },
 	}
 }

@@ -215,7 +215,8 @@ func sweep() Scenario {
 			Name:  fmt.Sprintf("clients=%d", clients),
 			Quick: true,
 			setting: setting{
-				rate: rate, clients: clients, until: stop, deadline: 9 * time.Second, attempt: 3 * time.Second,
+				rate: rate, clients: clients, until: stop, deadline: 9 * time.Second,
+				attempt: 3 * time.Second, once: 3 * time.Second,
 				work: func(*trial) func(*sim.World, context.Context, *sim.Request) error {
 					return new(sim.Collapse).Call
 				},
