@@ -32,6 +32,8 @@ const (
 	Peak      = "peak"     // most attempts in a second over what the scenario compares them with
 	Width     = "width"    // rates at which a server does not recover from overload, over those it can do
 	Hopeless  = "hopeless" // share of attempts that began with less time left than the median service takes
+	Cut       = "cut"      // p99.9 without hedges over that with them
+	Extra     = "extra"    // calls beyond those that are needed, over those
 	Probes    = "probes"   // attempts in a second and per client, once the fault is detected
 )
 

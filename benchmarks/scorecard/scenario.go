@@ -30,6 +30,8 @@ type Cell struct {
 	p       float64       // that a call fails
 	length  time.Duration // of the fault
 	hang    bool
+	slow    bool // everything is, in the end
+	fan     int  // calls that a request needs
 	setting setting
 	measure func(t, best *trial) Measures
 }
@@ -61,7 +63,7 @@ func Scenarios() []Scenario {
 		coldStart(),
 		correlated(),
 		{ID: "S10", Title: "a surge of requests", Waiting: overload},
-		{ID: "S11", Title: "a slow tail, and hedges", Waiting: "hedging"},
+		slowTail(),
 		hanging(),
 		manyClients(),
 		{ID: "S14", Title: "classes of requests in an overload", Waiting: overload},
