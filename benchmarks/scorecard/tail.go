@@ -17,7 +17,7 @@ import (
 
 // slowTail is S11: one reply in a hundred takes ten times as long, and a request needs
 // the answers to one call, to ten, or to a hundred. In one of the cells, all replies do
-// from the middle on.
+// in the last ten seconds: what would be a second call for each, were it not bounded.
 func slowTail() Scenario {
 	const half = time.Minute
 	s := Scenario{ID: "S11", Title: "a slow tail, and hedges"}
@@ -26,10 +26,10 @@ func slowTail() Scenario {
 		rate float64
 		slow bool
 	}{{1, 400, false}, {10, 80, false}, {100, 10, false}, {1, 400, true}} {
-		name, from := fmt.Sprintf("slow=1%%/fan-out=%d", c.fan), half/2
+		name, from, until := fmt.Sprintf("slow=1%%/fan-out=%d", c.fan), half/2, 2*half
 		p := sim.Constant(0.01)
 		if c.slow {
-			name, from = "slow=all/fan-out=1", half+10*time.Second
+			name, from, until = "slow=all/fan-out=1", half, half+10*time.Second
 			p = sim.Profile{{At: 0, Value: 0.01}, {At: half, Value: 1}}
 		}
 		s.Cells = append(s.Cells, Cell{
@@ -38,10 +38,10 @@ func slowTail() Scenario {
 			Only: []string{"mettle-hedge", "failsafe-hedge", "timeout"},
 			Extra: []Contender{
 				{"mettle-hedge", "a hedge as it comes, under a timeout", Ours, true, mettleHedge},
-				{"failsafe-hedge", "failsafe-go: a hedge policy with the 95th percentile, which somebody knows, as its delay", Tuned, true, failsafeHedge},
+				{"failsafe-hedge", "failsafe-go: a hedge policy with the 95th percentile of the last 100 calls as its delay", Tuned, true, failsafeHedge},
 			},
 			setting: setting{
-				rate: sim.Constant(c.rate), until: 2 * half, from: from, to: 2 * half, clients: 1, deadline: 2 * time.Second,
+				rate: sim.Constant(c.rate), until: until, from: from, to: until, clients: 1, deadline: 2 * time.Second,
 				callers: func(t *trial) []sim.Caller { return []sim.Caller{fanOut(t.contender.New(t.client(0)), c.fan)} },
 				work:    func(*trial) func(*sim.World, context.Context, *sim.Request) error { return tailed(p) },
 			},
@@ -108,7 +108,7 @@ func mettleHedge(c Client) sim.Caller {
 }
 
 func failsafeHedge(c Client) sim.Caller {
-	executor := failsafe.With[any](hedgepolicy.NewWithDelay[any](16 * time.Millisecond))
+	executor := failsafe.With[any](hedgepolicy.NewWithDelayQuantile[any](0.95, 100, 20))
 	return func(ctx context.Context, _ int, op func(context.Context) error) error {
 		ctx, cancel := context.WithTimeout(ctx, c.Deadline)
 		defer cancel()
