@@ -91,9 +91,7 @@ func Curve(w io.Writer, d *scorecard.Data, c scorecard.Curve) error {
 		p.Add(line)
 		p.Legend.Add(name, line)
 	}
-	p.X.Min, p.X.Max, p.Y.Min, p.Y.Max = 0, c.Until, 0, 1.1*c.Most
-	p.Legend.Left, p.Legend.Top = false, false
-	p.Legend.YOffs = vg.Points(24)
+	p.X.Min, p.X.Max, p.Y.Min, p.Y.Max = 0, 1.24*c.Until, 0, 1.1*c.Most // room for the legend
 	return save(p, w, 22*vg.Centimeter, 11*vg.Centimeter)
 }
 
@@ -118,7 +116,11 @@ func Dots(w io.Writer, d *scorecard.Data, c scorecard.Dots) error {
 		return fmt.Errorf("chart: no figures for %s", c.File)
 	}
 	slices.Reverse(names) // the first at the top
-	p.NominalY(names...)
+	labels := make([]string, len(names))
+	for i, name := range names {
+		labels[i] = "  " + name // or the edge cuts the longest
+	}
+	p.NominalY(labels...)
 	most := c.Limit
 	for i, cell := range c.Cells {
 		points := &intervals{}

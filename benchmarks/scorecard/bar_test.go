@@ -131,6 +131,11 @@ func TestDataRoundTrip(t *testing.T) {
 	} {
 		assert.Contains(t, again.BarTable(), want)
 	}
+	page := again.Markdown()
+	assert.Equal(t, page, d.Markdown())
+	for _, want := range []string{"](charts/outage.svg)", "](charts/s4.svg)", "`none: at all`", "\n| mettle | 350 ± 6e+02 | 0.95 ± 0.6 | – |"} {
+		assert.Contains(t, page, want)
+	}
 	for _, bad := range []string{"BenchmarkS4/p=0.3 1 2 a 0 a±\n", "BenchmarkS4/impl=x 1 2\n", "BenchmarkS4/impl=x 1 two a 0 a±\n"} {
 		_, err := Read(strings.NewReader(bad))
 		assert.Error(t, err, bad)
@@ -142,6 +147,11 @@ func TestScenarios(t *testing.T) {
 	names := make(map[string]bool)
 	for _, s := range Scenarios() {
 		assert.Equal(t, s.Waiting == "", len(s.Cells) > 0, s.ID)
+		assert.Equal(t, s.Waiting == "", stories[s.ID] != "", s.ID)
+		for _, v := range views[s.ID] {
+			_, err := find(s.ID + "/" + v.cell)
+			assert.NoError(t, err)
+		}
 		for _, c := range s.Cells {
 			name := s.ID + "/" + c.Name
 			assert.False(t, names[name], name)

@@ -74,6 +74,10 @@ func Plots() []Dots {
 			Cells: []string{"S9/clients=100"}, Names: []string{"100 clients"}, Limit: 1.5, LimitName: "bar",
 		},
 		{
+			File: "s11.svg", Title: "S11: a slow tail, and hedges", Measure: Cut, Label: "p99.9 without hedges over that with them",
+			Cells: []string{"S11/slow=1%/fan-out=1", "S11/slow=1%/fan-out=10", "S11/slow=1%/fan-out=100"}, Names: []string{"fan-out 1", "10", "100"}, Limit: 5, LimitName: "bar",
+		},
+		{
 			File: "s12.svg", Title: "S12: 5 % of all calls hang", Measure: Errors, Label: "share of requests without an answer in time",
 			Cells: []string{"S12/bulkhead=default", "S12/bulkhead=sized"}, Names: []string{"as they come", "with a bulkhead to size"}, Limit: 0.06, LimitName: "bar",
 		},

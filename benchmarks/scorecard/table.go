@@ -23,24 +23,81 @@ var views = map[string][]view{
 	"S7":  {{"clients=10", []string{Width, Goodput, Share, Amplified}}},
 	"S8":  {{"load=0.5/clients=1000", []string{Share, Lost, Peak, Again, Recover}}},
 	"S9":  {{"clients=100", []string{Peak, Amplified, Share, Recover}}},
+	"S11": {{"slow=1%/fan-out=1", []string{Cut, Extra, P50, P99, P999}}, {"slow=1%/fan-out=100", []string{Cut, Extra, P50, P99, P999}}, {"slow=all/fan-out=1", []string{Extra, P99}}},
 	"S12": {{"bulkhead=default", []string{Errors, Goodput, Amplified, P99}}},
 	"S13": {{"p=0.3/clients=1000", []string{Share, Amplified, Opens, Wasted}}},
 	"S16": {{"deadline=500ms", []string{Share, Wasted, Hopeless, Amplified, P99}}},
 }
 
-// Markdown returns the tables of the page of results.
+// Markdown returns what the page of results has of the scorecard: the chart that matters,
+// the bars, and then the scenarios one by one.
 func (d *Data) Markdown() string {
 	var b strings.Builder
+	first := Curves()[0]
+	fmt.Fprintf(&b, "![%s](charts/%s)\n\n", first.Title, first.File)
 	for _, line := range d.Head {
 		if line[0] == "command" {
-			fmt.Fprintf(&b, "Figures by `%s`.\n\n", line[1])
+			fmt.Fprintf(&b, "All figures and charts here are made by `%s`. ", line[1])
 		}
 	}
+	b.WriteString("They are means over the seeds; ± is half the width of the 95 % interval.\n\n### Bars\n\n")
 	b.WriteString(d.BarTable())
 	for _, s := range Scenarios() {
+		if len(views[s.ID]) == 0 {
+			continue
+		}
+		fmt.Fprintf(&b, "\n### %s: %s\n\n%s\n", s.ID, s.Title, wrapped(stories[s.ID]))
+		for _, c := range Curves()[1:] {
+			if strings.HasPrefix(c.Cell, s.ID+"/") {
+				fmt.Fprintf(&b, "\n![%s](charts/%s)\n", c.Title, c.File)
+			}
+		}
+		for _, c := range Plots() {
+			if strings.HasPrefix(c.Cells[0], s.ID+"/") {
+				fmt.Fprintf(&b, "\n![%s](charts/%s)\n", c.Title, c.File)
+			}
+		}
 		for _, v := range views[s.ID] {
 			b.WriteString(d.table(s, v))
 		}
+	}
+	b.WriteString("\n### Who takes part\n\n")
+	for _, k := range everybody() {
+		fmt.Fprintf(&b, "- **%s**: %s.\n", k.Name, k.What)
+	}
+	return b.String()
+}
+
+// everybody returns the contenders, and those that only some cells have.
+func everybody() []Contender {
+	all := Contenders()
+	for _, s := range Scenarios() {
+		for _, c := range s.Cells {
+			for _, k := range c.Extra {
+				if !slices.ContainsFunc(all, func(known Contender) bool { return known.Name == k.Name }) {
+					all = append(all, k)
+				}
+			}
+		}
+	}
+	return all
+}
+
+// wrapped breaks text into lines.
+func wrapped(text string) string {
+	var b strings.Builder
+	column := 0
+	for i, word := range strings.Fields(text) {
+		switch {
+		case i > 0 && column+len(word) > 108:
+			b.WriteString("\n")
+			column = 0
+		case i > 0:
+			b.WriteString(" ")
+			column++
+		}
+		b.WriteString(word)
+		column += len(word)
 	}
 	return b.String()
 }
@@ -52,7 +109,7 @@ func (d *Data) table(s Scenario, v view) string {
 		return ""
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "\n**%s: %s** (%s)\n\n| |", s.ID, s.Title, strings.ReplaceAll(v.cell, "/", ", "))
+	fmt.Fprintf(&b, "\n%s:\n\n| |", strings.ReplaceAll(v.cell, "/", ", "))
 	for _, m := range v.measures {
 		fmt.Fprintf(&b, " %s |", m)
 	}
