@@ -19,6 +19,7 @@ type Job struct {
 // Who says who takes part besides the oracle.
 type Who uint8
 
+// Who may take part.
 const (
 	Everybody Who = iota
 	Judged        // ours, and the peers as they come: those whom bars are about
