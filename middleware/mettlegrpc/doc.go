@@ -39,8 +39,13 @@
 // # Resending
 //
 // A retry resends what ended in UNAVAILABLE, and in RESOURCE_EXHAUSTED if the server said
-// when to come back. Every other code leaves open whether the server has done the work:
-// [Resend] names the codes that a service's methods can bear twice.
+// when to come back. By gRPC's convention these are codes that a client may answer with
+// another attempt; [Resend] names those that a service's methods can bear twice.
+//
+// No code proves that nothing was done. UNAVAILABLE is also what a call ends with whose
+// connection broke after the server had done the work, and grpc-go does not tell the two
+// apart. For methods that must not run twice, and have no key by which the server knows a
+// copy, there is Resend() with no code at all, or a policy without a retry.
 //
 // A grpc-retry-pushback-ms trailer is the exact delay before the next attempt, as gRFC A6
 // has it; one that is negative or cannot be read, or more than one, means that there is
@@ -66,6 +71,20 @@
 //
 // Apart from that, grpc-go sends a call again that certainly has not been processed
 // (transparent retry); that is not counted, by neither.
+//
+// # Connections
+//
+// After a connection that could not be made grpc-go pauses for a second, and longer each
+// time, and meanwhile fails calls at once with UNAVAILABLE, so that quick attempts are over
+// before it has tried again. With grpc.WaitForReady(true) a call waits for a connection
+// instead, within its deadline.
+//
+// All attempts share one connection. When packets vanish on it without a word, each of them
+// runs into its timeout, and so do later calls until its keepalive gives the connection up
+// (grpc.WithKeepaliveParams), or else the system, after many minutes.
+//
+// What comes of a call under resets, cuts, black holes and other trouble of the network is
+// measured in docs/faults.md of the repository.
 //
 // # Streams
 //

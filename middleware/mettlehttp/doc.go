@@ -77,6 +77,14 @@
 // wants a pipeline without a total timeout; connections given away by 101 or
 // CONNECT have none.
 //
+// Over HTTP/2 all attempts share one connection. When packets vanish on it without a word,
+// each of them runs into its timeout, and so do later calls until the connection is given
+// up, which takes minutes unless the base has pings:
+//
+//	base := http.DefaultTransport.(*http.Transport).Clone()
+//	base.HTTP2 = &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second}
+//	client.Transport = mettlehttp.NewTransport(base, nil)
+//
 // A bulkhead's slot is given back when the headers arrive, though the connection is in
 // use until the body has been read: to hold it longer would cost a goroutine a call.
 //
@@ -85,4 +93,7 @@
 // Redirects, cookies and credentials are those of [http.Client], for which each hop is a
 // request of its own. Request.Cancel and Client.Timeout end waits as a context does, but
 // cost a goroutine a call, as Request.Cancel does in net/http; a context does not.
+//
+// What comes of a call under resets, cuts, black holes and other trouble of the network
+// is measured, over HTTP/1.1 and HTTP/2, in docs/faults.md of the repository.
 package mettlehttp
