@@ -1,4 +1,6 @@
-// Package mettleotel shows the metrics of policies to OpenTelemetry.
+// Package mettleotel shows the metrics of policies to OpenTelemetry, and calls as spans.
+//
+// # Metrics
 //
 // Policies count what they do in any case, and asynchronous instruments read the counts
 // when a reader collects, so that watching a policy costs its calls nothing:
@@ -23,6 +25,32 @@
 //     policies of one kind have the same Name, or none, or the same policy was given
 //     twice.
 //   - "late": the name was not there when Register was called.
+//
+// Label values may come from outside, such as the key in the name of a breaker of a group.
+// They are cut after 200 bytes, and what is not UTF-8 in them is replaced. How many series
+// there may be is for the SDK to bound, which has a limit for each instrument.
+//
+// # Spans
+//
+// [CallSpan] records one span for a call with all its attempts, [AttemptSpan] one for each
+// attempt, and [NewTransport] one for each HTTP request that an attempt sends. Names are
+// those of the semantic conventions where there are any: error.type, and for HTTP
+// http.request.method, http.request.method_original, http.request.resend_count,
+// http.response.status_code, network.protocol.version, server.address, server.port and
+// url.full. These have none:
+//
+//	mettle.attempt       span, event  the number of an attempt or run, from 1
+//	mettle.attempts      span         how many a call made; the highest number of any
+//	mettle.outcome       span         of what ended with an error: failure, overload, timeout, ignored, success
+//	mettle.policy        event        the Name of the policy
+//	mettle.delay         event        in seconds
+//	mettle.breaker.from  event        the states of a breaker
+//	mettle.breaker.to    event
+//
+// The events, of the span of a call, are mettle.wait, mettle.rejected, mettle.hedged,
+// mettle.fell_back and mettle.breaker.changed. An error.type is the status of HTTP, a
+// type of Go, or one of timeout, breaker_open, bulkhead_full, rejected, canceled,
+// deadline_exceeded and panic.
 package mettleotel
 
 import (
@@ -138,7 +166,7 @@ func (r *registry) collect(_ context.Context, to metric.Observer) error {
 	dropped := make(map[drop]int64)
 	r.observe(func(m mettle.Metric) {
 		if reason := r.observeOne(to, m, seen); reason != "" {
-			d := drop{reason, strings.ToValidUTF8(m.Name, "\uFFFD")}
+			d := drop{reason, bounded(m.Name)}
 			if _, ok := dropped[d]; !ok && len(dropped) >= maxDrops {
 				d.metric = "" // all the others together
 			}
@@ -199,10 +227,21 @@ func attributes(labels []mettle.Label) (attribute.Set, bool) {
 		if l.Key == "" {
 			return attribute.Set{}, false
 		}
-		kvs[i] = attribute.String(l.Key, strings.ToValidUTF8(l.Value, "\uFFFD"))
+		kvs[i] = attribute.String(l.Key, bounded(l.Value))
 	}
 	set := attribute.NewSet(kvs...) // keeps the last of equal keys
 	return set, set.Len() == len(labels)
+}
+
+// maxValue bounds a label value, in bytes. No name that somebody chose is so long.
+const maxValue = 200
+
+// bounded returns a label value that is valid and not too long.
+func bounded(s string) string {
+	if len(s) > maxValue {
+		s = s[:maxValue] + "…" // a rune that is cut in two is not valid, and replaced
+	}
+	return strings.ToValidUTF8(s, "\uFFFD")
 }
 
 // validName has the rule of OpenTelemetry's metrics API: a letter and then at most

@@ -167,6 +167,14 @@ func TestNamesThatComeLate(t *testing.T) {
 	assert.Equal(t, map[string]float64{"metric=m1,reason=late": 1}, values["mettle.dropped_metrics"])
 }
 
+// Spec: O5 (part)
+func TestLabelsFromOutside(t *testing.T) {
+	values := collect(t, register(t, metrics{
+		{Kind: mettle.Gauge, Name: "a", Labels: label("policy", strings.Repeat("a", 199)+"éé"+strings.Repeat("b", 1<<20))},
+	}))
+	assert.Equal(t, map[string]float64{"policy=" + strings.Repeat("a", 199) + "\uFFFD…": 0}, values["a"])
+}
+
 func TestReportIsBounded(t *testing.T) {
 	var bad metrics
 	for i := range 1000 {

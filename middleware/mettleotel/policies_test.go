@@ -29,7 +29,10 @@ func pipeline(name string) *mettle.Pipeline {
 	)
 }
 
-// All that the policies yield arrives, name by name and value by value.
+// All that the policies yield arrives, name by name and value by value, and under names as
+// OpenTelemetry wants them: times in seconds, and no suffix that says so or tells a counter.
+//
+// Spec: O2 (part)
 func TestPolicies(t *testing.T) {
 	a, b := pipeline("a"), pipeline("b")
 	reader := register(t, a, b)
@@ -40,6 +43,14 @@ func TestPolicies(t *testing.T) {
 	assert.NotContains(t, values, "mettle.dropped_metrics", "%v", values["mettle.dropped_metrics"])
 	assert.Equal(t, 3.0, values["mettle.breaker.calls"]["outcome=success,policy=a"])
 	assert.Equal(t, 0.0, values["mettle.breaker.calls"]["outcome=success,policy=b"])
+
+	for name := range values {
+		assert.Regexp(t, `^mettle\.[a-z_.]+$`, name)
+		assert.NotRegexp(t, `_(total|seconds|ratio)$`, name)
+	}
+	for m := range a.Observe {
+		assert.NotContains(t, []string{"ms", "us", "ns"}, m.Unit, m.Name)
+	}
 
 	yielded, arrived := 0, 0
 	count := func(mettle.Metric) bool { yielded++; return true }
