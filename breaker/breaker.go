@@ -26,6 +26,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -480,9 +481,9 @@ func (s *settings) fairTime() time.Duration {
 // rule hold.
 func (b *Breaker) count(p *Permit, ph *phase, now int64, failed, slow bool, err error) {
 	c := ph.counts
-	if ph.set.consecutive > 0 {
+	if ph.set.consecutive != 0 {
 		if failed {
-			if n := c.run.Add(1); n >= int64(ph.set.consecutive) {
+			if n := c.run.Add(1); c.tooLong(n, ph.set.consecutive, now) {
 				b.open(p.ctx, ph.gen, Change{Rule: RuleConsecutive, Bad: int(n), Err: err})
 				return
 			}
@@ -506,6 +507,24 @@ func (b *Breaker) count(p *Permit, ph *phase, now int64, failed, slow bool, err 
 		return
 	}
 	b.judge(p, ph, c.slow.calls, now, slow, Change{Rule: RuleSlowRate, Err: err})
+}
+
+// tooLong reports whether n failures in a row, of which the last is not in the window
+// yet, open a breaker of which limit says how many do.
+func (c *counts) tooLong(n int64, limit int, now int64) bool {
+	switch {
+	case limit != byChance:
+		return n >= int64(limit)
+	case n < leastConsecutive:
+		return false
+	case c.rate == nil || c.rate.Stale(now):
+		return n >= defaultConsecutive
+	}
+	calls, failed, _ := c.rate.Sum(now)
+	// Where the run is longer than the window, all that the window holds is of the run.
+	before, bad := max(calls-int(n-1), 0), max(failed-int(n-1), 0)
+	rate := (float64(bad) + priorCalls*priorRate) / (float64(before) + priorCalls)
+	return math.Pow(rate, float64(n)) <= chanceMax
 }
 
 // judge counts a call in a window, opens the breaker if the window's rule now

@@ -1077,7 +1077,7 @@ func TestRamp(t *testing.T) {
 		}
 	})
 	inBubble(t, "reopens", func(t *testing.T) {
-		b, l := probing(t, breaker.Config{Ramp: 10 * time.Second, Successes: 1, Consecutive: -1, FailureRate: 0.3})
+		b, l := probing(t, breaker.Config{Ramp: 10 * time.Second, Successes: 1, Consecutive: -1, FailureRate: 0.3, MinCalls: 20, OpenFor: time.Second})
 		calls(b, 1, nil)
 		for range 50 { // of the few that are admitted, every other one fails
 			for _, err := range []error{nil, errDown} {
@@ -1099,7 +1099,7 @@ func TestRamp(t *testing.T) {
 func TestChangeExplains(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &log{}
-		b := breaker.New(breaker.Config{Name: "db", MinCalls: 4, Consecutive: -1, OnChange: l.add})
+		b := breaker.New(breaker.Config{Name: "db", FailureRate: 0.5, MinCalls: 4, Consecutive: -1, OpenFor: time.Second, OnChange: l.add})
 		calls(b, 2, nil)
 		calls(b, 2, errDown)
 		c := l.all()[0]

@@ -14,12 +14,12 @@ import (
 // The recommended values, which a zero field of [Config] stands for.
 const (
 	defaultWindow       = 10 * time.Second
-	defaultFailureRate  = 0.5
-	defaultMinCalls     = 20
+	defaultFailureRate  = 0.8
+	defaultMinCalls     = 100
 	defaultConsecutive  = 10
 	defaultSlowRate     = 0.5
-	defaultOpenFor      = time.Second
-	defaultMaxOpenFor   = 5 // times OpenFor
+	defaultOpenFor      = 100 * time.Millisecond
+	defaultMaxOpenFor   = 10 // times OpenFor
 	defaultProbes       = 1
 	defaultSuccesses    = 2
 	defaultProbeTimeout = 15 * time.Second
@@ -36,6 +36,18 @@ const (
 	// jitter is how much longer than nominal an opening may last, so that clients
 	// that opened together do not probe together.
 	jitter = 0.2
+	// byChance in the place of a number of failures in a row stands for at least
+	// leastConsecutive, and as many as it takes until the chance that they come in a row
+	// is at most chanceMax. At a thousand calls a second that is one false alarm in
+	// eleven days.
+	byChance         = -1
+	leastConsecutive = 5
+	chanceMax        = 1e-9
+	// The share of failures is taken as if priorCalls had come before those in the window,
+	// of which priorRate failed: a few calls that went well prove little. With no
+	// other call it takes defaultConsecutive failures, since priorRate^10 is chanceMax.
+	priorCalls = 5
+	priorRate  = 0.125
 	// rateUnit is the denominator that rates are compared with: whole numbers
 	// decide, so that 57 of 100 reach a rate of 0.57.
 	rateUnit = 1e9
@@ -52,14 +64,23 @@ type Config struct {
 	Window time.Duration
 	// FailureRate opens the breaker when at least this share of the calls in the
 	// window failed, above 0 and at most 1, to a precision of 1e-9. It is judged when
-	// a call fails, and when a call is the one that makes MinCalls whole. Zero: 0.5.
-	// Negative: no rule on the failure rate.
+	// a call fails, and when a call is the one that makes MinCalls whole. Zero: 0.8,
+	// since an open breaker lets next to nothing succeed: below that, more calls get
+	// through without it (measured, scenario S4 of the benchmarks). Negative: no rule on
+	// the failure rate.
 	FailureRate float64
 	// MinCalls is how many calls the window must hold before a rate is judged. It
-	// does not hold back Consecutive. Zero: 20. At most one million.
+	// does not hold back Consecutive. Zero: 100. Of so few as 20, half fail by chance in
+	// one window of twenty when three in ten do; of 100, in one of 50,000. At most one
+	// million.
 	MinCalls int
 	// Consecutive opens the breaker at so many failures in a row, however far
-	// apart. Zero: 10. Negative: no rule on failures in a row.
+	// apart. Negative: no rule on failures in a row.
+	//
+	// Zero: 5 or more, as many as do not come in a row by chance once in a billion calls,
+	// by the share of calls that failed in the window before them. That is 5 for a
+	// dependency that was healthy and busy, 18 for one of whose calls three in ten
+	// failed, and 10 when nothing is known of it, or there is no rule on the failure rate.
 	Consecutive int
 
 	// SlowCall is the duration from which a call is slow, whether it succeeds or
@@ -83,9 +104,9 @@ type Config struct {
 	// after the breaker was closed for a whole Window. A Retry-After on the failure
 	// that opens the breaker takes the place of the nominal delay: at least 100 ms
 	// (or OpenFor, if that is less), at most a minute (or MaxOpenFor, if that is
-	// more). Zero: 1 s.
+	// more). Zero: 100 ms.
 	OpenFor time.Duration
-	// MaxOpenFor bounds the nominal delay. Zero: five times OpenFor. It must not be
+	// MaxOpenFor bounds the nominal delay. Zero: ten times OpenFor. It must not be
 	// less than OpenFor.
 	MaxOpenFor time.Duration
 
@@ -165,7 +186,8 @@ type settings struct {
 	name                    string
 	window                  time.Duration
 	failureUnits, slowUnits int64 // rates in parts of rateUnit
-	minCalls, consecutive   int
+	minCalls                int
+	consecutive             int // may be byChance
 	slowCall                time.Duration
 	openFor, maxOpenFor     time.Duration
 	probes, successes       int
@@ -178,19 +200,26 @@ func newSettings(c Config) *settings {
 	orDefault(&c.Window, defaultWindow)
 	orDefault(&c.FailureRate, defaultFailureRate)
 	orDefault(&c.MinCalls, defaultMinCalls)
-	orDefault(&c.Consecutive, defaultConsecutive)
 	orDefault(&c.SlowRate, defaultSlowRate)
 	orDefault(&c.OpenFor, defaultOpenFor)
 	orDefault(&c.MaxOpenFor, saturate(float64(c.OpenFor)*defaultMaxOpenFor))
 	orDefault(&c.Probes, defaultProbes)
 	orDefault(&c.Successes, defaultSuccesses)
 	orDefault(&c.ProbeTimeout, defaultProbeTimeout)
+	switch {
+	case c.Consecutive < 0:
+		c.Consecutive = 0
+	case c.Consecutive == 0 && c.FailureRate > 0:
+		c.Consecutive = byChance
+	default:
+		orDefault(&c.Consecutive, defaultConsecutive)
+	}
 	s := &settings{
 		name:         c.Name,
 		window:       c.Window,
 		failureUnits: int64(math.Round(max(c.FailureRate, 0) * rateUnit)),
 		minCalls:     c.MinCalls,
-		consecutive:  max(c.Consecutive, 0),
+		consecutive:  c.Consecutive,
 		openFor:      c.OpenFor,
 		maxOpenFor:   c.MaxOpenFor,
 		probes:       c.Probes,
@@ -244,9 +273,12 @@ func (s *settings) attrs() []slog.Attr {
 		}
 		return slog.Float64(field, float64(units)/rateUnit)
 	}
-	consecutive := slog.String("Consecutive", "off")
-	if s.consecutive > 0 {
-		consecutive = slog.Int("Consecutive", s.consecutive)
+	consecutive := slog.Int("Consecutive", s.consecutive)
+	switch s.consecutive {
+	case 0:
+		consecutive = slog.String("Consecutive", "off")
+	case byChance:
+		consecutive = slog.String("Consecutive", fmt.Sprintf("%d or more", leastConsecutive))
 	}
 	attrs := []slog.Attr{
 		slog.String("Name", s.name),

@@ -42,28 +42,28 @@ func TestDefaultRules(t *testing.T) {
 		want breaker.State
 	}{
 		{"Window, just within", breaker.Config{Consecutive: -1}, func(_ *testing.T, b *breaker.Breaker) {
-			calls(b, 19, errDown)
+			calls(b, 99, errDown)
 			time.Sleep(10*time.Second - 1)
 			calls(b, 1, errDown)
 		}, breaker.Open},
 		{"Window, over", breaker.Config{Consecutive: -1}, func(_ *testing.T, b *breaker.Breaker) {
-			calls(b, 19, errDown)
+			calls(b, 99, errDown)
 			time.Sleep(10 * time.Second)
 			calls(b, 1, errDown)
 		}, breaker.Closed},
 		{"FailureRate, below", breaker.Config{Consecutive: -1}, func(_ *testing.T, b *breaker.Breaker) {
-			calls(b, 51, nil)
-			calls(b, 50, errDown)
+			calls(b, 101, nil)
+			calls(b, 400, errDown)
 		}, breaker.Closed},
 		{"FailureRate", breaker.Config{Consecutive: -1}, func(_ *testing.T, b *breaker.Breaker) {
-			calls(b, 50, nil)
-			calls(b, 50, errDown)
+			calls(b, 100, nil)
+			calls(b, 400, errDown)
 		}, breaker.Open},
 		{"MinCalls, below", breaker.Config{Consecutive: -1}, func(_ *testing.T, b *breaker.Breaker) {
-			calls(b, 19, errDown)
+			calls(b, 99, errDown)
 		}, breaker.Closed},
 		{"MinCalls", breaker.Config{Consecutive: -1}, func(_ *testing.T, b *breaker.Breaker) {
-			calls(b, 20, errDown)
+			calls(b, 100, errDown)
 		}, breaker.Open},
 		{"Consecutive, below", breaker.Config{FailureRate: -1}, func(_ *testing.T, b *breaker.Breaker) {
 			calls(b, 9, errDown)
@@ -91,6 +91,75 @@ func TestDefaultRules(t *testing.T) {
 	}
 }
 
+// With a zero Consecutive, a run of failures opens when chance would bring it about once
+// in a billion calls, by what calls did before it: few are enough where calls never
+// failed, many where they often do, and a history of five calls proves next to nothing.
+//
+// Spec: B3
+func TestRunBeyondChance(t *testing.T) {
+	for _, v := range []struct {
+		name      string
+		c         breaker.Config
+		good, bad int // before the run, spread evenly
+		want      int
+	}{
+		{"unknown", breaker.Config{}, 0, 0, 10},
+		{"hardly known", breaker.Config{}, 5, 0, 8},
+		{"known", breaker.Config{}, 20, 0, 6},
+		{"healthy", breaker.Config{}, 100, 0, 5},
+		{"one in a hundred fails", breaker.Config{}, 990, 10, 5},
+		{"one in twenty", breaker.Config{}, 950, 50, 7},
+		{"three in ten", breaker.Config{}, 700, 300, 18},
+		{"every other", breaker.Config{}, 500, 500, 30},
+		{"no window", breaker.Config{FailureRate: -1}, 100, 0, 10},
+		{"a number", breaker.Config{Consecutive: 3}, 998, 2, 3},
+	} {
+		inBubble(t, v.name, func(t *testing.T) {
+			b := breaker.New(v.c)
+			before := v.good + v.bad
+			for i := range before {
+				// The last is good, whatever the share: the run begins after it.
+				if (i+1)*v.bad/max(before, 1) > i*v.bad/max(before, 1) && i < before-1 {
+					calls(b, 1, errDown)
+				} else {
+					calls(b, 1, nil)
+				}
+			}
+			wantState(t, b, breaker.Closed)
+			got := 0
+			for b.State() == breaker.Closed && got < 1000 {
+				calls(b, 1, errDown)
+				got++
+			}
+			if got != v.want {
+				t.Errorf("%d failures in a row open it, want %d", got, v.want)
+			}
+		})
+	}
+	inBubble(t, "longer than the window", func(t *testing.T) {
+		b := breaker.New(breaker.Config{})
+		calls(b, 100, nil)
+		n := 0
+		for b.State() == breaker.Closed && n < 100 {
+			time.Sleep(4 * time.Second)
+			calls(b, 1, errDown)
+			n++
+		}
+		if n != 10 { // at the fifth, all that went well is forgotten
+			t.Errorf("%d failures in a row open it, want 10", n)
+		}
+	})
+	inBubble(t, "after a month", func(t *testing.T) {
+		b := breaker.New(breaker.Config{})
+		calls(b, 100, nil)
+		time.Sleep(40 * 24 * time.Hour)
+		calls(b, 9, errDown)
+		wantState(t, b, breaker.Closed)
+		calls(b, 1, errDown)
+		wantState(t, b, breaker.Open)
+	})
+}
+
 // How a breaker whose Config is zero stays open, probes and closes.
 //
 // Spec: P10 (part)
@@ -98,8 +167,8 @@ func TestDefaultRecovery(t *testing.T) {
 	inBubble(t, "OpenFor, MaxOpenFor", func(t *testing.T) {
 		for _, openFor := range []time.Duration{0, 3 * time.Second} {
 			b, _ := opened(t, breaker.Config{OpenFor: openFor})
-			unit := max(openFor, time.Second)
-			for _, nominal := range []time.Duration{1, 2, 4, 5, 5} {
+			unit := max(openFor, 100*time.Millisecond)
+			for _, nominal := range []time.Duration{1, 2, 4, 8, 10, 10} {
 				wantDelay(t, b, nominal*unit)
 				time.Sleep(b.RemainingDelay())
 				calls(b, 1, errDown)
@@ -206,7 +275,7 @@ func TestForfeitedProbesDelayIsRandom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		delays := map[time.Duration]bool{}
 		for range 20 {
-			b, _ := probing(t, breaker.Config{ProbeTimeout: time.Second})
+			b, _ := probing(t, breaker.Config{OpenFor: time.Second, ProbeTimeout: time.Second})
 			acquire(t, b)
 			time.Sleep(time.Second)
 			wantDelay(t, b, 2*time.Second)

@@ -246,7 +246,7 @@ func TestDeadlineExcusesTimeoutsOnly(t *testing.T) {
 func TestExpiredOverrideHidesNoChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &log{}
-		b := breaker.New(breaker.Config{Consecutive: 1, OnChange: l.add})
+		b := breaker.New(breaker.Config{Consecutive: 1, OpenFor: time.Second, OnChange: l.add})
 		b.ForceClosed(breaker.Override{For: time.Second})
 		p := acquire(t, b)
 		time.Sleep(2 * time.Second)
@@ -357,7 +357,7 @@ func TestDonePermitLetsGo(t *testing.T) {
 // Spec: B1
 func TestRateIsJudgedOnFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := breaker.New(breaker.Config{Consecutive: -1, MinCalls: 5})
+		b := breaker.New(breaker.Config{FailureRate: 0.5, Consecutive: -1, MinCalls: 5})
 		calls(b, 100, nil)
 		time.Sleep(5 * time.Second)
 		calls(b, 30, errDown)
