@@ -141,42 +141,52 @@ func TestHedgeLeavesNoBody(t *testing.T) {
 //
 // Spec: W4
 func TestTotalTimeoutAroundAContextThatEnds(t *testing.T) {
-	limit := timeout.New(timeout.Config{After: 50 * time.Millisecond})
-	h := hedge.New(hedge.Config{After: time.Minute})
-	users := mettle.PolicyFunc(func(ctx context.Context, op func(context.Context) error) error {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		return op(ctx)
-	})
 	for name, test := range map[string]struct {
-		p     mettle.Policy
-		total bool
+		compose func(limit, hedge mettle.Policy) mettle.Policy
+		total   bool
 	}{
-		"outside a hedge":                  {mettle.Compose(limit, h), true},
-		"inside a hedge":                   {mettle.Compose(h, limit), false},
-		"outside a hedge and a retry":      {mettle.Compose(limit, retry.New(retry.Config{}), h), true},
-		"outside a policy of the caller's": {mettle.Compose(limit, users), true},
+		"outside a hedge": {func(limit, h mettle.Policy) mettle.Policy { return mettle.Compose(limit, h) }, true},
+		"inside a hedge":  {func(limit, h mettle.Policy) mettle.Policy { return mettle.Compose(h, limit) }, false},
+		"outside a hedge and a retry": {func(limit, h mettle.Policy) mettle.Policy {
+			return mettle.Compose(limit, retry.New(retry.Config{}), h)
+		}, true},
+		"outside a policy of the caller's": {func(limit, _ mettle.Policy) mettle.Policy {
+			return mettle.Compose(limit, mettle.PolicyFunc(func(ctx context.Context, op func(context.Context) error) error {
+				ctx, cancel := context.WithCancel(ctx)
+				defer cancel()
+				return op(ctx)
+			}))
+		}, true},
 	} {
-		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			_, _ = io.WriteString(w, "some ")
-			w.(http.Flusher).Flush()
-			select {
-			case <-time.After(150 * time.Millisecond):
-				_, _ = io.WriteString(w, "more")
-			case <-r.Context().Done():
-			}
-		}))
-		resp, err := mettlehttp.NewTransport(server.Client().Transport, test.p).RoundTrip(request(t, "GET", server.URL, nil))
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-		data, err := io.ReadAll(resp.Body)
-		var timed interface{ Timeout() bool }
-		if late := errors.As(err, &timed) && timed.Timeout(); late != test.total || !test.total && string(data) != "some more" {
-			t.Errorf("a timeout %s: read %q, %v", name, data, err)
-		}
-		resp.Body.Close()
-		server.Close()
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				base := baseFunc(func(req *http.Request) (*http.Response, error) {
+					r, w := io.Pipe()
+					go func() {
+						_, _ = io.WriteString(w, "some ")
+						select {
+						case <-time.After(3 * time.Second):
+							_, _ = io.WriteString(w, "more")
+							w.Close()
+						case <-req.Context().Done():
+							w.CloseWithError(req.Context().Err())
+						}
+					}()
+					return &http.Response{StatusCode: 200, Header: http.Header{}, Body: r, Request: req}, nil
+				})
+				p := test.compose(timeout.New(timeout.Config{After: time.Second}), hedge.New(hedge.Config{After: time.Minute}))
+				resp, err := mettlehttp.NewTransport(base, p).RoundTrip(request(t, "GET", "http://host/", nil))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer resp.Body.Close()
+				data, err := io.ReadAll(resp.Body)
+				var timed interface{ Timeout() bool }
+				if late := errors.As(err, &timed) && timed.Timeout(); late != test.total || !test.total && string(data) != "some more" {
+					t.Errorf("read %q, %v", data, err)
+				}
+			})
+		})
 	}
 }
 
