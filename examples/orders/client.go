@@ -37,9 +37,10 @@ var (
 // client is one run: it takes orders in, pays them, and replays the queue.
 type client struct {
 	options
-	store    *store.Store
-	pipeline *pipeline
-	report   *report
+	store     *store.Store
+	pipeline  *pipeline
+	report    *report
+	telemetry *telemetry
 
 	read     bool         // all orders were read; set before the workers end
 	left     atomic.Bool  // some of those were not accepted, because the run was to end
@@ -75,6 +76,11 @@ func pay(ctx context.Context, o options, stdin io.Reader, stdout io.Writer) (cod
 	}
 	defer func() { err = errors.Join(err, c.store.Close()) }()
 
+	if c.telemetry, err = newTelemetry(ctx, o.otlp); err != nil {
+		return 0, fmt.Errorf("-otlp: %w", err)
+	}
+	defer func() { _ = c.telemetry.close() }() // for the ways out below, which have an error of their own
+
 	c.greet()
 	service, list, err := c.service(script)
 	if err != nil {
@@ -85,11 +91,17 @@ func pay(ctx context.Context, o options, stdin io.Reader, stdout io.Writer) (cod
 	if err != nil {
 		return 0, err
 	}
-	c.pipeline = newPipeline(wear, o.seed, c.toQueue, c.report.change)
+	c.pipeline = newPipeline(wear, c.telemetry.tracer, o.seed, c.toQueue, c.report.change)
 	defer c.pipeline.close()
+	if err := c.telemetry.watch(c.pipeline.watched...); err != nil {
+		return 0, err
+	}
 	c.report.watch(c.store, c.pipeline)
 	if err := c.run(ctx, input); err != nil {
 		return 0, err
+	}
+	if err := c.telemetry.close(); err != nil {
+		c.report.event("client", "%v", err)
 	}
 	return c.sum(list)
 }
@@ -118,13 +130,13 @@ func (c *client) service(script payments.Script) (stop func() error, list charge
 // wearer returns how to make a client of the payment service that wears a policy.
 func (c *client) wearer() (func(mettle.Policy) payer, error) {
 	if c.transport == "http" {
-		return func(p mettle.Policy) payer { return newHTTP(c.paymentURL, p) }, nil
+		return func(p mettle.Policy) payer { return newHTTP(c.paymentURL, c.telemetry.tracer, p) }, nil
 	}
 	to, err := grpcTarget(c.paymentURL)
 	if err != nil {
 		return nil, err
 	}
-	return func(p mettle.Policy) payer { return newGRPC(to, p) }, nil
+	return func(p mettle.Policy) payer { return newGRPC(to, c.telemetry.tracer, p) }, nil
 }
 
 func (c *client) greet() {

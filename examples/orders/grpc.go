@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
@@ -22,6 +23,7 @@ import (
 	pb "github.com/mettle-go/mettle/examples/orders/internal/payments/paymentspb"
 	"github.com/mettle-go/mettle/examples/orders/internal/store"
 	"github.com/mettle-go/mettle/middleware/mettlegrpc"
+	"github.com/mettle-go/mettle/middleware/mettleotel"
 )
 
 // grpcPayer is a client over gRPC.
@@ -55,11 +57,12 @@ type target struct {
 }
 
 // newGRPC returns a client of the service at a target that grpcTarget has found good. It
-// wears p; nil is the standard pipeline.
-func newGRPC(to target, p mettle.Policy) *grpcPayer {
+// wears p; nil is the standard pipeline. Each attempt is a span.
+func newGRPC(to target, tracer trace.Tracer, p mettle.Policy) *grpcPayer {
 	if p == nil {
 		p = mettlegrpc.Standard("list")
 	}
+	p = mettle.Compose(p, mettleotel.AttemptSpan(tracer, "payments"))
 	// A payment has a key, so it can bear being sent again whatever became of it.
 	resend := mettlegrpc.Resend(codes.Unavailable, codes.Internal, codes.DeadlineExceeded)
 	conn, err := grpc.NewClient(to.host,

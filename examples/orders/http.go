@@ -13,10 +13,14 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/mettle-go/mettle"
 	"github.com/mettle-go/mettle/examples/orders/internal/payments"
 	"github.com/mettle-go/mettle/examples/orders/internal/store"
 	"github.com/mettle-go/mettle/middleware/mettlehttp"
+	"github.com/mettle-go/mettle/middleware/mettleotel"
 )
 
 // httpPayer is a client over HTTP.
@@ -26,12 +30,12 @@ type httpPayer struct {
 }
 
 // newHTTP returns a client of the service at baseURL that wears p; nil is the standard
-// pipeline.
-func newHTTP(baseURL string, p mettle.Policy) *httpPayer {
+// pipeline. Each request that it sends is a span.
+func newHTTP(baseURL string, tracer trace.Tracer, p mettle.Policy) *httpPayer {
 	return &httpPayer{
 		url: strings.TrimSuffix(baseURL, "/") + "/payments",
 		client: &http.Client{
-			Transport: mettlehttp.NewTransport(nil, p),
+			Transport: mettlehttp.NewTransport(mettleotel.NewTransport(nil, tracer, propagation.TraceContext{}), p),
 			// A payment is never sent on to somewhere else.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},

@@ -68,6 +68,7 @@ Examples:
   generate | orders -orders - -rate 0         from a pipe, as fast as it goes
   orders -data ./d                            keep the state in ./d; the same command
                                               again goes on where it stopped
+  orders -otlp http://127.0.0.1:4318          spans and metrics to a collector or Jaeger
   orders -serve 127.0.0.1:8080 -data ./p      run only the payment service, and
   orders -payment-url http://127.0.0.1:8080   pay there, in another process
 
@@ -91,11 +92,11 @@ Exit status: 0 all well; 1 an order was lost or duplicated, or that could not be
 const minRate, maxRate = 1e-6, 1e6
 
 type options struct {
-	orders, data, paymentURL, transport, faults, serve string
-	rate                                               float64
-	seed                                               uint64
-	queue                                              int
-	patience                                           time.Duration
+	orders, data, paymentURL, transport, faults, serve, otlp string
+	rate                                                     float64
+	seed                                                     uint64
+	queue                                                    int
+	patience                                                 time.Duration
 }
 
 func parseFlags(args []string, stdout io.Writer) (options, error) {
@@ -111,6 +112,7 @@ func parseFlags(args []string, stdout io.Writer) (options, error) {
 	fs.Uint64Var(&o.seed, "seed", 1, "`N` decides which requests fail and how long backoffs are")
 	fs.IntVar(&o.queue, "queue", 1000, "`N` orders may be unsettled before no more are accepted")
 	fs.DurationVar(&o.patience, "patience", time.Minute, "stop when nothing has moved for this `TIME`")
+	fs.StringVar(&o.otlp, "otlp", "", "`URL` of an OpenTelemetry collector, such as http://127.0.0.1:4318, for spans and metrics")
 	fs.StringVar(&o.serve, "serve", "", "run only the payment service, at `ADDR`, until interrupted")
 	fs.Usage = func() {}
 	err := fs.Parse(args)
@@ -143,9 +145,11 @@ func (o options) validate(rest []string) error {
 	if o.transport != "http" && o.transport != "grpc" {
 		errs = append(errs, fmt.Errorf("-transport is %q, must be http or grpc", o.transport))
 	}
+	if o.otlp != "" && !isURL(o.otlp) {
+		errs = append(errs, errors.New("-otlp is not an http or https URL"))
+	}
 	if o.paymentURL != "" {
-		u, err := url.Parse(o.paymentURL)
-		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		if !isURL(o.paymentURL) {
 			errs = append(errs, errors.New("-payment-url is not an http or https URL"))
 		}
 		if o.faults != "" && o.faults != "none" {
@@ -153,6 +157,11 @@ func (o options) validate(rest []string) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func isURL(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""
 }
 
 func main() {

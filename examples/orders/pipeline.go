@@ -7,18 +7,22 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/mettle-go/mettle"
 	"github.com/mettle-go/mettle/breaker"
 	"github.com/mettle-go/mettle/bulkhead"
 	"github.com/mettle-go/mettle/examples/orders/internal/payments"
 	"github.com/mettle-go/mettle/examples/orders/internal/store"
 	"github.com/mettle-go/mettle/fallback"
+	"github.com/mettle-go/mettle/middleware/mettleotel"
 	"github.com/mettle-go/mettle/retry"
 	"github.com/mettle-go/mettle/timeout"
 )
 
 // pipeline is how an order gets paid, directly or from the queue.
 type pipeline struct {
+	order   mettle.Policy      // around direct: the span of an order, and orQueue
 	orQueue *fallback.Fallback // around direct
 	breaker *breaker.Breaker   // in both, so that either learns from the other
 	direct  payer
@@ -26,6 +30,8 @@ type pipeline struct {
 	asks    payer // for charged: past the breaker, which the order in question may keep open
 	resend  *retry.Retrier
 	attempt *timeout.Timeout
+
+	watched []mettle.Observable // each policy once
 }
 
 // payer is a client of the payment service that wears some of the policies. Its errors are
@@ -43,6 +49,7 @@ type payer interface {
 // newPipeline puts it together. A direct payment goes from the top to the bottom, a
 // replay enters at the breaker: the queue is its retry, with a backoff of its own.
 //
+//	span             one for each order, and for each replay
 //	fallback         an order that cannot be paid now goes into the queue
 //	total timeout    bounds all that follows, waits and resends included
 //	retry            resends what may pass, within a budget
@@ -52,7 +59,7 @@ type payer interface {
 //
 // The times are those of a demonstration that must be over in seconds. For a real
 // service, begin with the defaults and change what you have measured.
-func newPipeline(wear func(mettle.Policy) payer, seed uint64, toQueue func(store.Order, error) error, onChange func(breaker.Change)) *pipeline {
+func newPipeline(wear func(mettle.Policy) payer, tracer trace.Tracer, seed uint64, toQueue func(store.Order, error) error, onChange func(breaker.Change)) *pipeline {
 	dice := &lockedSource{src: rand.NewPCG(seed, 1)}
 
 	orQueue := fallback.New(fallback.Config{
@@ -62,11 +69,12 @@ func newPipeline(wear func(mettle.Policy) payer, seed uint64, toQueue func(store
 		},
 	})
 	total := timeout.New(timeout.Config{Name: "total", After: 1200 * time.Millisecond})
+	budget := retry.NewBudget(retry.BudgetConfig{Name: "payments", Ratio: 0.1, Burst: 10})
 	resend := retry.New(retry.Config{
 		Name:        "payments",
 		MaxAttempts: 3,
 		Backoff:     retry.Jitter{Rand: dice}.Full(50*time.Millisecond, 400*time.Millisecond),
-		Budget:      retry.NewBudget(retry.BudgetConfig{Name: "payments", Ratio: 0.1, Burst: 10}),
+		Budget:      budget,
 		Rand:        dice,
 	})
 	guard := breaker.New(breaker.Config{
@@ -83,8 +91,9 @@ func newPipeline(wear func(mettle.Policy) payer, seed uint64, toQueue func(store
 	attempt := timeout.New(timeout.Config{Name: "attempt", After: 400 * time.Millisecond})
 
 	direct := mettle.Compose(total, resend, guard, slots, attempt)
-	replay := mettle.Compose(guard, slots, attempt)
+	replay := mettle.Compose(mettleotel.CallSpan(tracer, "replay order"), guard, slots, attempt)
 	return &pipeline{
+		order:   mettle.Compose(mettleotel.CallSpan(tracer, "pay order"), orQueue),
 		orQueue: orQueue,
 		breaker: guard,
 		direct:  wear(direct),
@@ -92,6 +101,7 @@ func newPipeline(wear func(mettle.Policy) payer, seed uint64, toQueue func(store
 		asks:    wear(mettle.Compose(slots, attempt)),
 		resend:  resend,
 		attempt: attempt,
+		watched: []mettle.Observable{orQueue, direct, budget},
 	}
 }
 
@@ -121,7 +131,7 @@ type orderKey struct{}
 // the two has happened, and paid tells which.
 func (p *pipeline) pay(ctx context.Context, o store.Order) (paid bool, err error) {
 	ctx = context.WithValue(ctx, orderKey{}, o)
-	err = p.orQueue.Do(ctx, func(ctx context.Context) error {
+	err = p.order.Do(ctx, func(ctx context.Context) error {
 		_, err := p.direct.pay(ctx, o)
 		paid = err == nil
 		return err
