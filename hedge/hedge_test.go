@@ -383,6 +383,43 @@ func TestContextConcurrently(t *testing.T) {
 	}
 }
 
+// meddler is a context whose Done does something in the middle of deriving from it.
+type meddler struct {
+	context.Context
+	done   chan struct{}
+	meddle func()
+}
+
+func (m *meddler) Err() error { return nil }
+
+func (m *meddler) Done() <-chan struct{} {
+	if meddle := m.meddle; meddle != nil {
+		m.meddle = nil
+		meddle()
+	}
+	return m.done
+}
+
+// Two who ask for the end of a run at once get the same one, and the other that was made
+// for it is not left: a child of this parent has a goroutine, with which the bubble would
+// not end.
+//
+// Spec: H5 (part)
+func TestContextAskedAtTheSameTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		parent := &meddler{Context: context.Background(), done: make(chan struct{})}
+		var other <-chan struct{}
+		_ = hedge.New(hedge.Config{After: time.Hour}).Do(parent, func(ctx context.Context) error {
+			parent.meddle = func() { other = ctx.Done() }
+			if ctx.Done() != other {
+				t.Error("two who ask at once get two channels")
+			}
+			return nil
+		})
+		<-other
+	})
+}
+
 // What a loser ends with says nothing about the dependency, in whatever words.
 //
 // Spec: H2, P8
