@@ -117,7 +117,7 @@ func WithAttempt(ctx context.Context, n int) context.Context {
 	c := derive(ctx)
 	c.attempt = n
 	if c.call == nil {
-		c.call = ctx
+		c.call = c
 	}
 	return c
 }
@@ -146,7 +146,7 @@ func WithCall(ctx context.Context) context.Context {
 // The context ends when the policy that made it returns.
 func CallContext(ctx context.Context) context.Context {
 	if c := fromContext(ctx); c != nil && c.call != nil {
-		return c.call
+		return c.call.Context
 	}
 	return ctx
 }
@@ -170,20 +170,20 @@ func Queued(ctx context.Context) time.Duration {
 // AddQueued notes that a policy kept the call of ctx waiting for d, in a queue of its
 // own, before the operation. It is for those who write such a policy.
 func AddQueued(ctx context.Context, d time.Duration) {
-	for c := fromContext(ctx); c != nil; c = c.outer {
+	for c := fromContext(ctx); c != nil; c = fromContext(c.Context) {
 		c.queued.Add(int64(d))
 	}
 }
 
 // callCtx is all that the policies tell one another through a context, in one
-// node, so that one walk up the chain finds everything.
+// node, so that one walk up the chain finds everything. Every retry makes one: what fits
+// into 48 bytes costs less to allocate.
 type callCtx struct {
 	context.Context
-	attempt int             // 0: outside a retry
-	trace   *Trace          // nil: nobody listens
-	call    context.Context // what the outermost retry was entered with; nil: no retry yet
-	outer   *callCtx        // the next node up the chain
-	queued  atomic.Int64    // nanoseconds noted by AddQueued here or further in
+	attempt int          // 0: outside a retry
+	trace   *Trace       // nil: nobody listens
+	call    *callCtx     // on top of what the outermost retry was entered with; nil: no retry yet
+	queued  atomic.Int64 // nanoseconds noted by AddQueued here or further in
 }
 
 type callKey struct{}
@@ -207,7 +207,7 @@ func fromContext(ctx context.Context) *callCtx {
 func derive(ctx context.Context) *callCtx {
 	c := &callCtx{Context: ctx}
 	if old := fromContext(ctx); old != nil {
-		c.attempt, c.trace, c.call, c.outer = old.attempt, old.trace, old.call, old
+		c.attempt, c.trace, c.call = old.attempt, old.trace, old.call
 	}
 	return c
 }

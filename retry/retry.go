@@ -48,6 +48,7 @@ import (
 	"github.com/mettle-go/mettle"
 	"github.com/mettle-go/mettle/internal/clock"
 	"github.com/mettle-go/mettle/internal/mark"
+	"github.com/mettle-go/mettle/internal/relay"
 )
 
 // Config says when a [Retrier] resends. The zero Config is valid and recommended.
@@ -229,7 +230,7 @@ func (r *Retrier) Do(ctx context.Context, op func(context.Context) error) error 
 	}
 	// Written out here and in bound.Do: handed to an interface, op would escape to
 	// the heap, and every caller would pay for its closure.
-	c := call{r: r, ctx: ctx}
+	c := call{r: r, ctx: ctx, now: clock.Unknown}
 	for attempt := c.begin(); ; {
 		err := c.direct(attempt, op)
 		if attempt, err = c.settle(attempt, err); attempt == nil {
@@ -239,19 +240,25 @@ func (r *Retrier) Do(ctx context.Context, op func(context.Context) error) error 
 }
 
 // Wrap returns the Retrier bound to next. See [mettle.Wrapper].
-func (r *Retrier) Wrap(next mettle.Policy) mettle.Policy { return &bound{r, next} }
+func (r *Retrier) Wrap(next mettle.Policy) mettle.Policy { return &bound{r, relay.To(next)} }
 
 type bound struct {
 	r    *Retrier
-	next mettle.Policy
+	next relay.Policy
 }
 
 func (b *bound) Do(ctx context.Context, op func(context.Context) error) error {
-	c := call{r: b.r, ctx: ctx}
+	_, err := b.DoAt(ctx, op, clock.Unknown)
+	return err
+}
+
+// DoAt implements [relay.Policy].
+func (b *bound) DoAt(ctx context.Context, op func(context.Context) error, now clock.Instant) (clock.Instant, error) {
+	c := call{r: b.r, ctx: ctx, now: now}
 	for attempt := c.begin(); ; {
 		err := c.through(attempt, b.next, op)
 		if attempt, err = c.settle(attempt, err); attempt == nil {
-			return err
+			return c.now, err
 		}
 		op = c.watch(op)
 	}
@@ -262,6 +269,7 @@ type call struct {
 	r        *Retrier
 	ctx      context.Context // the caller's
 	trace    *mettle.Trace   // nil: nobody listens
+	now      clock.Instant   // the time, where nothing has taken any since it was read; else Unknown
 	start    int64           // reading of the clock; all calls pay for it, or Elapsed would miss the first attempt
 	n        int             // the attempt that runs or ran last, from 1; 0: the call is inside another's attempt
 	attempt  int64           // the clock when attempt n began, if it is traced
@@ -284,7 +292,8 @@ func (c *call) begin() context.Context {
 		// other. Elsewhere the mark changes nothing.
 		return mettle.WithAttempt(c.ctx, n)
 	}
-	c.start, c.n = c.r.clock.Now(), 1
+	c.now = c.now.OrNow()
+	c.start, c.n = c.r.clock.At(c.now), 1
 	c.charged, c.paid = mettle.Ignored, mettle.Ignored
 	attempt := mettle.WithAttempt(c.ctx, 1)
 	c.trace = mettle.ContextTrace(attempt)
@@ -301,6 +310,7 @@ func (c *call) settle(attempt context.Context, err error) (next context.Context,
 		c.r.budget.succeeded(c.charged)
 		return nil, nil
 	}
+	c.now = clock.Unknown
 	if end := c.after(attempt, err); end != nil {
 		return nil, end
 	}
@@ -321,11 +331,11 @@ func (c *call) direct(ctx context.Context, op func(context.Context) error) error
 }
 
 // through makes an attempt that runs op under next.
-func (c *call) through(ctx context.Context, next mettle.Policy, op func(context.Context) error) error {
+func (c *call) through(ctx context.Context, next relay.Policy, op func(context.Context) error) error {
 	err := errAborted
 	defer func() { c.ended(err) }()
 	c.started()
-	err = next.Do(ctx, op)
+	c.now, err = next.DoAt(ctx, op, c.now)
 	return err
 }
 
@@ -335,6 +345,7 @@ func (c *call) started() {
 		return
 	}
 	if c.trace.AttemptStart != nil {
+		c.now = clock.Unknown
 		c.tellStart()
 	}
 	if c.trace.AttemptDone != nil {
@@ -361,7 +372,7 @@ func (c *call) ended(err error) {
 		c.count(err)
 		return
 	}
-	c.traced = false
+	c.traced, c.now = false, clock.Unknown
 	told := errAborted // by a hook that panics
 	defer func() { c.count(told) }()
 	elapsed := time.Duration(c.r.clock.Now() - c.attempt)

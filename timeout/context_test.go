@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/mettle-go/mettle"
+	"github.com/mettle-go/mettle/internal/clock"
 )
 
 // The cases here are those of package context's own tests, told anew. Each runs on
@@ -42,11 +43,12 @@ var kinds = []kind{
 
 // newLazy makes and ends a lazyCtx as run does.
 func newLazy(parent context.Context, p *Timeout) (context.Context, context.CancelFunc) {
-	c := &lazyCtx{parent: parent, limit: &p.fixed, deadline: time.Now().Add(p.fixed.after)}
-	k := &call{t: p, c: c, l: &p.fixed}
-	k.track(p.clock.Now())
+	now := clock.Now()
+	c := &lazyCtx{parent: parent, limit: &p.fixed, deadline: now.After(p.fixed.after)}
+	k := &call{t: p, now: now, c: c, l: &p.fixed}
+	k.track(p.clock.At(now))
 	return c, func() {
-		_ = k.settle(nil)
+		_, _ = k.settle(clock.Unknown, nil)
 		k.end()
 	}
 }

@@ -22,6 +22,7 @@ import (
 
 	"github.com/mettle-go/mettle"
 	"github.com/mettle-go/mettle/internal/clock"
+	"github.com/mettle-go/mettle/internal/relay"
 )
 
 // defaultAfter is long enough for a slow answer, and short enough that a dependency
@@ -172,31 +173,45 @@ func New(c Config) *Timeout {
 //
 // A context that Do has made for op ends when Do returns, as if cancelled: its timer
 // is stopped, and what was derived from it is cancelled. A nil op panics.
+//
+// The Deadline of that context is exact by the monotonic clock, which is what counts within
+// the process. Its reading of the wall clock, which remains when it is printed or sent to
+// another machine, is wrong by what the wall clock was set in the second before the call,
+// or by as long as the machine was suspended in it.
 func (t *Timeout) Do(ctx context.Context, op func(context.Context) error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	// Written out here and in bound.Do: handed to an interface, op would escape to
 	// the heap, and every caller would pay for its closure.
-	k := call{t: t, op: reflect.ValueOf(op).Pointer()}
+	k := call{t: t, op: reflect.ValueOf(op).Pointer(), now: clock.Now()}
 	ctx = k.begin(ctx)
 	defer k.end()
-	return k.settle(op(ctx))
+	err := op(ctx)
+	_, err = k.settle(clock.Unknown, err)
+	return err
 }
 
 // Wrap returns the policy bound to next; see [mettle.Wrapper].
-func (t *Timeout) Wrap(next mettle.Policy) mettle.Policy { return &bound{t, next} }
+func (t *Timeout) Wrap(next mettle.Policy) mettle.Policy { return &bound{t, relay.To(next)} }
 
 type bound struct {
 	t    *Timeout
-	next mettle.Policy
+	next relay.Policy
 }
 
 func (b *bound) Do(ctx context.Context, op func(context.Context) error) error {
-	k := call{t: b.t, op: reflect.ValueOf(op).Pointer()}
+	_, err := b.DoAt(ctx, op, clock.Unknown)
+	return err
+}
+
+// DoAt implements [relay.Policy].
+func (b *bound) DoAt(ctx context.Context, op func(context.Context) error, now clock.Instant) (clock.Instant, error) {
+	k := call{t: b.t, op: reflect.ValueOf(op).Pointer(), now: now.OrNow()}
 	ctx = k.begin(ctx)
 	defer k.end()
-	return k.settle(b.next.Do(ctx, op))
+	left, err := b.next.DoAt(ctx, op, k.now)
+	return k.settle(left, err)
 }
 
 // Stop tells the Timeouts that the operation has done what they bound, in time, and goes
@@ -229,8 +244,9 @@ func Stop(ctx, entered context.Context) {
 // call is one call of Do. It lives on the stack.
 type call struct {
 	t      *Timeout
-	op     uintptr  // for its name
-	c      *lazyCtx // nil: the deadline is the caller's
+	now    clock.Instant // when it began
+	op     uintptr       // for its name
+	c      *lazyCtx      // nil: the deadline is the caller's
 	l      *limit
 	sample *sample // nil: nobody watches
 	trial  trial   // what the adaptive timeout wants to know
@@ -238,20 +254,18 @@ type call struct {
 
 // begin returns the context for op.
 func (k *call) begin(ctx context.Context) context.Context {
-	t := k.t
-	// The wall clock is read as well, where one reading of the monotonic clock
-	// would do for us: a deadline may be sent to another machine.
-	now := time.Now()
+	t, now := k.t, k.t.clock.At(k.now)
 	k.l = &t.fixed
 	if t.adaptive != nil {
-		k.l = t.adaptive.begin(t, &k.trial, time.Duration(t.clock.At(now)), ctx)
+		k.l = t.adaptive.begin(t, &k.trial, time.Duration(now), ctx)
 	}
-	deadline := now.Add(k.l.after)
+	// The wall clock's reading matters as well: a deadline may be sent to another machine.
+	deadline := k.now.After(k.l.after)
 	if d, ok := ctx.Deadline(); ok && !d.After(deadline) {
 		return ctx
 	}
 	k.c = &lazyCtx{parent: ctx, limit: k.l, deadline: deadline}
-	k.track(t.clock.At(now))
+	k.track(now)
 	return k.c
 }
 
@@ -281,34 +295,37 @@ func (k *call) end() {
 	}
 }
 
-// settle counts how the call ended and returns what Do returns for op's err.
-func (k *call) settle(err error) error {
+// settle counts how the call ended, at left if that is known, and returns what Do returns
+// for op's err. The time goes on outwards with a success.
+func (k *call) settle(left clock.Instant, err error) (clock.Instant, error) {
 	c, t := k.c, k.t
 	if c != nil && c.stopped.Load() {
-		return err
+		return clock.Unknown, err
 	}
 	if t.adaptive != nil {
-		t.adaptive.end(&k.trial, time.Duration(t.clock.Now()), err)
+		left = left.OrNow()
+		t.adaptive.end(&k.trial, time.Duration(t.clock.At(left)), err)
 	}
 	if c == nil || err == nil && c.running() {
-		return err // the timer has not fired, which spares reading the clock
+		return left, err // the timer has not fired, which spares reading the clock
 	}
 	// An operation that never asked for Done or Err may be late without knowing,
 	// so the clock is read for its success too.
-	over := time.Since(c.deadline)
+	left = left.OrNow()
+	over := time.Duration(left-k.now) - k.l.after
 	if over < 0 || !c.owned() {
-		return err
+		return left, err
 	}
 	if over > k.l.grace {
 		t.abandoned.Add(1)
-		t.samples.returned(k, over, t.clock.Now())
+		t.samples.returned(k, over, t.clock.At(left))
 	}
 	if err == nil {
 		t.late.Add(1)
-		return nil
+		return left, nil
 	}
 	t.exceeded.Add(1)
-	return k.l.wrap(err)
+	return clock.Unknown, k.l.wrap(err)
 }
 
 // wrap returns err as one that says which deadline passed. An err that says so
