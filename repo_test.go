@@ -182,7 +182,7 @@ func mayImport(from, to string) bool {
 		return to == "." || internal || from == "hedge" && to == "retry" // for retry.Budget
 	case from == "mettletest":
 		return to == "." || internal
-	case from == "middleware/mettlehttp":
+	case from == "middleware/mettlehttp", from == "dashboard":
 		return to == "." || internal || leaf
 	case strings.HasPrefix(from, "middleware/"):
 		return to == "." || leaf // internal is another module's
