@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 
 	"github.com/mettle-go/mettle"
+	"github.com/mettle-go/mettle/hedge"
 	"github.com/mettle-go/mettle/retry"
 	"github.com/mettle-go/mettle/timeout"
 )
@@ -32,8 +33,11 @@ const (
 	getChunked = "GET of unknown length"
 	post       = "POST"
 	postKey    = "POST with a key"
+	postLong   = "POST of 256 KiB"
+	putLong    = "PUT of 256 KiB"
 	unary      = "unary"
 	unaryLong  = "unary of 256 KiB"
+	unaryUp    = "unary with 256 KiB"
 	unaryReady = "unary, WaitForReady"
 	stream     = "stream of 256 KiB"
 )
@@ -47,10 +51,12 @@ const (
 	shortNone  = "short, resends nothing"
 	shortTotal = "short, StreamTotal"
 	impatient  = "standard, caller's deadline"
+	hedged     = "hedged"
 
 	totalTimeout   = 8 * time.Second
 	attemptTimeout = 2 * time.Second
 	callerTimeout  = 1500 * time.Millisecond
+	hedgeAfter     = 300 * time.Millisecond
 
 	// gRPC fails calls for as long as it pauses after a failed connection. So that it is
 	// known which attempt fails, and which finds a new connection, a pause is long for a call
@@ -61,8 +67,14 @@ const (
 
 // policy returns the pipeline of that name, nil where the standard one is meant.
 func policy(name string) mettle.Policy {
-	if name == standard || name == impatient {
+	switch name {
+	case standard, impatient:
 		return nil
+	case hedged:
+		return mettle.Compose(
+			timeout.New(timeout.Config{After: totalTimeout}),
+			hedge.New(hedge.Config{After: hedgeAfter}),
+		)
 	}
 	return mettle.Compose(
 		timeout.New(timeout.Config{After: totalTimeout}),
@@ -121,7 +133,7 @@ type row struct {
 // compares what the caller sees, how often the server was asked, and what is left behind,
 // with what is promised.
 //
-// Spec: W1 (part), W4 (part), W6 (part), W8 (part), W9 (part), W14 (part), W15 (part),
+// Spec: W1 (part), W4 (part), W6 (part), W8 (part), W9 (part), W14 (part), W15 (part), W16 (part),
 // G1 (part), G2 (part), G6 (part), G8 (part)
 func TestFaults(t *testing.T) {
 	var all []*row
@@ -192,7 +204,11 @@ func (r *row) run(t *testing.T, f fault) {
 			ctx, cancel = context.WithTimeout(ctx, callerTimeout)
 			defer cancel()
 		}
-		ctx = mettle.WithTrace(ctx, &mettle.Trace{AttemptStart: func(mettle.TraceEvent) { attempts.Add(1) }})
+		count := func(mettle.TraceEvent) { attempts.Add(1) }
+		ctx = mettle.WithTrace(ctx, &mettle.Trace{AttemptStart: count, Hedged: count})
+		if r.pipeline == hedged {
+			attempts.Add(1) // the first is not told
+		}
 		begun := time.Now()
 		r.got.outcome = p.call(ctx, r.call)
 		took = time.Since(begun)
@@ -239,7 +255,8 @@ func (r *row) checkOnce(t *testing.T, a *arrivals) {
 	keys := 0
 	a.keys.Range(func(any, any) bool { keys++; return true })
 	assert.LessOrEqual(t, keys, 1, "attempts have different keys")
-	if r.call == post {
+	assert.False(t, a.damaged.Load(), "a body arrived that is not the one that was sent")
+	if r.call == post || r.call == postLong {
 		assert.LessOrEqual(t, r.got.arrivals, 1, "done twice")
 	}
 }

@@ -42,6 +42,9 @@ func (service) EmptyCall(context.Context, *pb.Empty) (*pb.Empty, error) { return
 
 func (s service) UnaryCall(ctx context.Context, req *pb.SimpleRequest) (*pb.SimpleResponse, error) {
 	s.add(ctx)
+	if len(req.Payload.GetBody()) > 0 {
+		s.check(req.Payload.Body)
+	}
 	return &pb.SimpleResponse{Payload: &pb.Payload{Body: content[:req.ResponseSize]}}, nil
 }
 
@@ -132,11 +135,13 @@ func (p *grpcPeers) leave() { p.conn.Close() }
 func (p *grpcPeers) call(ctx context.Context, call string) string {
 	switch call {
 	case unary:
-		return p.unary(ctx, 5)
+		return p.unary(ctx, &pb.SimpleRequest{ResponseSize: 5})
 	case unaryReady:
-		return p.unary(ctx, 5, grpc.WaitForReady(true))
+		return p.unary(ctx, &pb.SimpleRequest{ResponseSize: 5}, grpc.WaitForReady(true))
 	case unaryLong:
-		return p.unary(ctx, len(content))
+		return p.unary(ctx, &pb.SimpleRequest{ResponseSize: int32(len(content))})
+	case unaryUp:
+		return p.unary(ctx, &pb.SimpleRequest{ResponseSize: 5, Payload: &pb.Payload{Body: content}})
 	case stream:
 		return p.stream(ctx)
 	}
@@ -144,13 +149,13 @@ func (p *grpcPeers) call(ctx context.Context, call string) string {
 	return ""
 }
 
-func (p *grpcPeers) unary(ctx context.Context, size int, opts ...grpc.CallOption) string {
-	reply, err := p.client.UnaryCall(ctx, &pb.SimpleRequest{ResponseSize: int32(size)}, opts...)
+func (p *grpcPeers) unary(ctx context.Context, req *pb.SimpleRequest, opts ...grpc.CallOption) string {
+	reply, err := p.client.UnaryCall(ctx, req, opts...)
 	if err != nil {
 		require.Nil(p.t, reply)
 		return name(err)
 	}
-	require.True(p.t, bytes.Equal(content[:size], reply.Payload.Body), "the reply is another one, and no error")
+	require.True(p.t, bytes.Equal(content[:req.ResponseSize], reply.Payload.Body), "the reply is another one, and no error")
 	return "OK, reply whole"
 }
 

@@ -42,6 +42,8 @@ type arrivals struct {
 	n     atomic.Int64
 	first func(context.Context) // runs in the handler of the first; nil: nothing
 	keys  sync.Map              // idempotency keys
+
+	damaged atomic.Bool // a request arrived as if it were whole, and was another one
 }
 
 func (a *arrivals) add(ctx context.Context) {
@@ -50,7 +52,15 @@ func (a *arrivals) add(ctx context.Context) {
 	}
 }
 
-// ServeHTTP answers GETs with content, POSTs with what they bring.
+// check looks at what was uploaded.
+func (a *arrivals) check(body []byte) {
+	if !bytes.Equal(content, body) {
+		a.damaged.Store(true)
+	}
+}
+
+// ServeHTTP answers GETs with content, uploads with a few bytes, other POSTs with what they
+// bring.
 func (a *arrivals) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "/warm" {
 		return
@@ -65,6 +75,9 @@ func (a *arrivals) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		body = []byte("short")
 	case "/long", "/chunked":
 		body = content
+	case "/upload":
+		a.check(body)
+		body = []byte("short")
 	default:
 		a.keys.Store(r.Header.Get("Idempotency-Key"), true)
 	}
@@ -141,6 +154,12 @@ func (p *httpPeers) call(ctx context.Context, call string) string {
 	case post, postKey:
 		method, path, want = http.MethodPost, "/do", []byte("once")
 		body = strings.NewReader("once")
+	case postLong, putLong:
+		method, path = http.MethodPost, "/upload"
+		if call == putLong {
+			method = http.MethodPut
+		}
+		body = bytes.NewReader(content)
 	default:
 		p.t.Fatalf("no such call: %s", call)
 	}
@@ -176,6 +195,8 @@ func httpError(err error) string {
 	text, why, once := strings.Cut(err.Error(), "; not resent: ")
 	kind := text
 	switch {
+	case errors.As(err, &timeout) && timeout.Timeout() && errors.Is(err, mettle.ErrRejected):
+		return "timeout; the hedge was refused" // before it was sent
 	case errors.Is(err, mettle.ErrRejected):
 		kind = "refused by a policy"
 	case errors.Is(err, syscall.ECONNREFUSED):

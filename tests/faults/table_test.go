@@ -120,6 +120,17 @@ var table = []struct {
 		},
 	},
 	{
+		fault{name: "cut after 64 KiB of the request, first connection", toxic: "limit_data", stream: "upstream", attributes: `"bytes": 65536`},
+		[]cell{
+			{http1, putLong, standard, result{"200, body whole", 2, 1}},
+			{http1, postLong, standard, result{"connection broken; not resent: POST without Idempotency-Key", 1, 0}},
+			{http2, putLong, standard, result{"200, body whole", 2, 1}},
+			{http2, postLong, standard, result{"connection broken; not resent: POST without Idempotency-Key", 1, 0}},
+			{grpcQuick, unaryUp, standard, result{"OK, reply whole", 2, 1}},
+			{grpcQuick, unaryUp, shortNone, result{"Unavailable", 1, 0}},
+		},
+	},
+	{
 		fault{name: "cut after 10 bytes of the answer", toxic: "limit_data", attributes: `"bytes": 10`, live: true},
 		[]cell{
 			{http1, get, standard, result{"200, body whole", 2, 2}},
@@ -161,12 +172,15 @@ var table = []struct {
 			{http1, get, impatient, result{"timeout", 1, 1}},
 			{http1, post, short, result{"timeout; not resent: POST without Idempotency-Key", 1, 1}},
 			{http1, postKey, short, result{"200, body whole", 2, 2}},
+			{http1, get, hedged, result{"200, body whole", 2, 2}},
+			{http1, post, hedged, result{"timeout; the hedge was refused", 2, 1}},
 			{http2, get, short, result{"timeout", 3, 3}},
 			{http2, post, short, result{"timeout; not resent: POST without Idempotency-Key", 1, 1}},
 			{http2Pings, get, short, result{"200, body whole", 2, 2}},
 			{http2Pings, post, short, result{"http2: client connection lost; not resent: POST without Idempotency-Key", 1, 1}},
 			{grpcQuick, unary, short, result{"DeadlineExceeded", 1, 1}},
 			{grpcQuick, unary, shortAny, result{"DeadlineExceeded", 3, 3}},
+			{grpcQuick, unary, hedged, result{"DeadlineExceeded", 2, 2}},
 			{grpcQuick, unary, impatient, result{"DeadlineExceeded", 1, 1}},
 			{grpcQuick, stream, shortTotal, result{"DeadlineExceeded before the first message", 1, 1}},
 			{grpcQuick, stream, impatient, result{"DeadlineExceeded before the first message", 1, 1}},
