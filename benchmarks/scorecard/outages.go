@@ -17,7 +17,7 @@ func steady() Scenario {
 			server.Fail = sim.Constant(p)
 			s.Cells = append(s.Cells, Cell{
 				Name:  fmt.Sprintf("load=%g/p=%g", load, p),
-				Quick:   load == 0.9 && p == 0.01, load: load, p: p,
+				Quick: load == 0.9 && p == 0.01, load: load, p: p,
 				setting: setting{rate: sim.Constant(load * capacity), until: span, server: server},
 				measure: func(t, best *trial) Measures { return t.whole(best, 0, t.until) },
 			})
