@@ -407,6 +407,22 @@ func TestNoBudget(t *testing.T) {
 	retry.NoBudget.Observe(func(m mettle.Metric) bool { t.Errorf("NoBudget yields %v", m); return true })
 }
 
+// An answer about the request is a success, with which a resend has helped as well.
+//
+// Spec: R16 (part)
+func TestRefundForAnAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := retry.NewBudget(retry.BudgetConfig{RefundSuccess: true, MinPerSecond: -1})
+		r := retry.New(retry.Config{Budget: b})
+		if err := r.Do(bg, fails(errDown, answer("no such order")).op); err != answer("no such order") {
+			t.Errorf("%v", err)
+		}
+		if got := b.Balance(); got != 10 {
+			t.Errorf("balance %v, want 10", got)
+		}
+	})
+}
+
 func TestZeroBudgetIsEmpty(t *testing.T) {
 	var b retry.Budget
 	b.Deposit()

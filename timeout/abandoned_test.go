@@ -154,6 +154,27 @@ func TestWatchingEnds(t *testing.T) {
 	})
 }
 
+// Of several that are in time, one is watched, and none is told of.
+//
+// Spec: T6
+func TestWatchedInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := timeout.New(timeout.Config{After: 10 * after})
+		var wg sync.WaitGroup
+		wg.Go(func() { _ = p.Do(t.Context(), func(context.Context) error { time.Sleep(20 * after); return nil }) })
+		wg.Wait() // from now on calls are watched
+		for range 3 {
+			time.Sleep(2 * after)
+			wg.Go(func() { _ = p.Do(t.Context(), func(context.Context) error { time.Sleep(9 * after); return nil }) })
+		}
+		time.Sleep(after)
+		if a := p.Abandoned(); len(a) != 1 || a[0].Running {
+			t.Errorf("%v, want the one that has returned alone", a)
+		}
+		wg.Wait()
+	})
+}
+
 // A call in flight shows in no count of the overdue once it has ended, however it ends.
 //
 // Spec: T6, P5
