@@ -74,7 +74,9 @@ type Config struct {
 
 	// Budget bounds the hedges of all calls, together with the retries, if it is that of a
 	// Retrier too: share one between all that call the same dependency. It comes on top of
-	// what the hedge allows itself; see the package documentation. Nil: nothing on top.
+	// what the hedge allows itself; see the package documentation. Within an attempt of a
+	// retry with another budget nothing is ever put in, so give both the same. A hedge that
+	// helps pays all the same where the budget has RefundSuccess. Nil: nothing on top.
 	// NoBudget: hedges are not bounded at all.
 	Budget *retry.Budget
 

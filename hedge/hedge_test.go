@@ -999,3 +999,57 @@ func TestRaces(t *testing.T) {
 		t.Errorf("nothing was hedged: %+v", s)
 	}
 }
+
+// A value is disposed of once also where a call crashes beside it, or in the disposal.
+//
+// Spec: H2 (part), P5
+func TestValuesBesideACrash(t *testing.T) {
+	type seam struct {
+		second, dispose func() // what the second run, and the disposal, do
+		value           any
+		exited          bool
+	}
+	nothing := func() {}
+	for name, test := range map[string]seam{
+		"no crash":          {nothing, nothing, nil, false},
+		"panic":             {func() { panic("boom") }, nothing, "boom", false},
+		"Goexit":            {exit, nothing, nil, true},
+		"dispose panics":    {nothing, func() { panic("boom") }, "boom", false},
+		"dispose by Goexit": {nothing, exit, nil, true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			h := hedge.New(hedge.Config{After: time.Second})
+			var mu sync.Mutex
+			held := map[int]bool{}
+			value, exited := crash(func() {
+				v, err := mettle.GetDispose(t.Context(), h, func(ctx context.Context) (int, error) {
+					n := mettle.Attempt(ctx)
+					if n == 2 {
+						test.second()
+					} else {
+						<-ctx.Done() // and has a value all the same
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					held[n] = true
+					return n, nil
+				}, func(n int) {
+					mu.Lock()
+					if !held[n] {
+						t.Errorf("%s: value %d is disposed of twice", name, n)
+					}
+					delete(held, n)
+					mu.Unlock()
+					test.dispose()
+				})
+				if v != 2 || err != nil {
+					t.Errorf("%s: %d, %v", name, v, err)
+				}
+				delete(held, v)
+			})
+			if value != test.value || exited != test.exited || len(held) != 0 {
+				t.Errorf("%s: recovered %v, exited %t, not disposed of: %v", name, value, exited, held)
+			}
+		})
+	}
+}

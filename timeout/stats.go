@@ -25,7 +25,7 @@ type Stats struct {
 	// and have not come back either. A call shows here up to a third of After late.
 	Overdue uint64
 	// After is what a call may take now: the After of the Config, or less with a
-	// Quantile.
+	// Quantile, as it was worked out for the last call.
 	After time.Duration
 }
 
