@@ -30,7 +30,7 @@ func TestDifferencesAreRight(t *testing.T) {
 			if got := time.Duration(c.Now() - before); got != time.Minute {
 				t.Errorf("%v passed, want a minute", got)
 			}
-			if d := time.Now().Sub(c.Time(before)); d != time.Minute && c != outside {
+			if d := time.Since(c.Time(before)); d != time.Minute && c != outside {
 				t.Errorf("a minute ago was %v ago", d)
 			}
 			if c.At(at) != before {
