@@ -20,6 +20,7 @@ import (
 	"github.com/mettle-go/mettle/breaker"
 	"github.com/mettle-go/mettle/bulkhead"
 	"github.com/mettle-go/mettle/fallback"
+	"github.com/mettle-go/mettle/hedge"
 	"github.com/mettle-go/mettle/mettletest"
 	"github.com/mettle-go/mettle/middleware/mettlegrpc"
 	"github.com/mettle-go/mettle/middleware/mettlehttp"
@@ -68,7 +69,7 @@ func unindent(text string) string {
 // make a policy are run above.
 
 var (
-	_ = []any{oneLine, pipeline, value, httpClient, httpServer, tenants, fallBack, sharedBudget,
+	_ = []any{oneLine, pipeline, value, hedged, learning, httpClient, httpServer, tenants, fallBack, sharedBudget,
 		grpcClient, ownPolicy, whatFailed}
 
 	ctx   = context.Background()
@@ -111,6 +112,25 @@ func value(payments mettle.Policy) (float64, error) {
 	return rate, err
 }
 
+func documents(context.Context, string) ([]string, error) { return []string{"mettle"}, nil }
+
+func hedged() ([]string, error) {
+	search := mettle.Compose(
+		timeout.New(timeout.Config{Name: "search"}),
+		hedge.New(hedge.Config{Name: "search"}),
+		bulkhead.New(bulkhead.Config{Name: "search"}),
+	)
+	hits, err := mettle.Get(ctx, search, func(ctx context.Context) ([]string, error) {
+		return documents(ctx, "mettle")
+	})
+	return hits, err
+}
+
+func learning() mettle.Policy {
+	attempt := timeout.New(timeout.Config{Name: "attempt", After: 2 * time.Second, Quantile: 0.99})
+	return attempt
+}
+
 func httpClient(payments mettle.Policy, url string) (*http.Response, error) {
 	client := &http.Client{Transport: mettlehttp.NewTransport(http.DefaultTransport, payments)}
 	resp, err := client.Get(url)
@@ -141,9 +161,12 @@ func sharedBudget() (mettle.Policy, mettle.Policy) {
 	return charges, refunds
 }
 
-func grpcClient(payments mettle.Policy, target string) (*grpc.ClientConn, error) {
+func grpcClient(target string) (*grpc.ClientConn, error) {
+	orders := mettlegrpc.Standard("orders") // or a pipeline of yours
 	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(creds),
-		grpc.WithUnaryInterceptor(mettlegrpc.UnaryClientInterceptor(payments)))
+		grpc.WithUnaryInterceptor(mettlegrpc.UnaryClientInterceptor(orders)),
+		grpc.WithStreamInterceptor(mettlegrpc.StreamClientInterceptor(orders)),
+		grpc.WithDisableRetry())
 	return conn, err
 }
 
