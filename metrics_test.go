@@ -146,7 +146,7 @@ func TestMetricsTable(t *testing.T) {
 // What names a series comes from the policy's Name and from lists of ours: no error, key
 // or request of a caller's makes a new one.
 //
-// Spec: O5 (part)
+// Spec: O5
 func TestSeriesAreBounded(t *testing.T) {
 	g := breaker.NewGroup[string](breaker.GroupConfig{Config: breaker.Config{Name: "keys"}, Breadth: 1})
 	key := ""

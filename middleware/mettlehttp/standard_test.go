@@ -84,6 +84,23 @@ func TestCompartments(t *testing.T) {
 	})
 }
 
+// TestRatiosAreNotSums has two hosts whose calls are sent three times: together that is
+// three attempts for each call, and not six.
+func TestRatiosAreNotSums(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newStandard("http", 3)
+		for _, host := range []string{"a", "b"} {
+			err := p.Do(hostContext(t.Context(), host), func(context.Context) error { return errors.New("down") })
+			if err == nil {
+				t.Error("no error")
+			}
+		}
+		if a := observe(p)["mettle.retry.amplification"]; a != 3 {
+			t.Errorf("amplification %v, want 3", a)
+		}
+	})
+}
+
 // TestBudgetPerHost has one host down until its budget is spent, and then another fail
 // for a moment: that one is asked again all the same.
 //
