@@ -34,6 +34,7 @@ import (
 	"github.com/mettle-go/mettle"
 	"github.com/mettle-go/mettle/internal/clock"
 	"github.com/mettle-go/mettle/internal/inflight"
+	"github.com/mettle-go/mettle/internal/relay"
 	"github.com/mettle-go/mettle/internal/window"
 )
 
@@ -139,7 +140,7 @@ func (b *Breaker) Do(ctx context.Context, op func(context.Context) error) error 
 	}()
 	err := op(ctx)
 	running = nil
-	if err != nil || !b.healthy(ph) {
+	if err != nil || !b.healthy(ph, clock.Unknown) {
 		p := Permit{b: b, ctx: ctx, phase: ph, begun: begun, timed: timed}
 		p.done(err)
 	}
@@ -164,16 +165,17 @@ func (b *Breaker) do(ctx context.Context, op func(context.Context) error) error 
 	return err
 }
 
-// run is Do under a next policy.
-func (b *Breaker) run(ctx context.Context, next mettle.Policy, op func(context.Context) error) error {
+// run is Do under a next policy, of a call that enters at now. See [relay.Policy].
+func (b *Breaker) run(ctx context.Context, next relay.Policy, op func(context.Context) error, now clock.Instant) (clock.Instant, error) {
 	ph := b.phase.Load()
 	if !ph.lean {
-		return b.runSlow(ctx, next, op)
+		return clock.Unknown, b.runSlow(ctx, next, op)
 	}
 	var begun int64
 	_, timed := ctx.Deadline()
 	if timed {
-		begun = b.clock.Now()
+		now = now.OrNow()
+		begun = b.clock.At(now)
 	}
 	running := ph
 	defer func() {
@@ -181,17 +183,23 @@ func (b *Breaker) run(ctx context.Context, next mettle.Policy, op func(context.C
 			b.settle(&Permit{b: b, ctx: ctx, phase: running}, mettle.Failure, 0, errCrashed)
 		}
 	}()
-	err := next.Do(ctx, op)
+	left, err := next.DoAt(ctx, op, now)
 	running = nil
-	if err != nil || !b.healthy(ph) {
-		p := Permit{b: b, ctx: ctx, phase: ph, begun: begun, timed: timed}
-		p.done(err)
+	if err == nil {
+		if ph.counts.rate != nil {
+			left = left.OrNow()
+		}
+		if b.healthy(ph, left) {
+			return left, nil
+		}
 	}
-	return err
+	p := Permit{b: b, ctx: ctx, phase: ph, begun: begun, timed: timed}
+	p.done(err)
+	return clock.Unknown, err
 }
 
 // runSlow is run in a phase that is not lean.
-func (b *Breaker) runSlow(ctx context.Context, next mettle.Policy, op func(context.Context) error) error {
+func (b *Breaker) runSlow(ctx context.Context, next relay.Policy, op func(context.Context) error) error {
 	var p Permit
 	if err := b.acquire(ctx, &p); err != nil {
 		return err
@@ -207,22 +215,28 @@ func (b *Breaker) runSlow(ctx context.Context, next mettle.Policy, op func(conte
 			b.settle(&p, mettle.Failure, 0, errCrashed)
 		}
 	}()
-	err := next.Do(ctx, op)
+	_, err := next.DoAt(ctx, op, clock.Unknown)
 	returned = true
 	p.done(err)
 	return err
 }
 
 // Wrap returns the breaker bound to next; see [mettle.Wrapper].
-func (b *Breaker) Wrap(next mettle.Policy) mettle.Policy { return &bound{b, next} }
+func (b *Breaker) Wrap(next mettle.Policy) mettle.Policy { return &bound{b, relay.To(next)} }
 
 type bound struct {
 	b    *Breaker
-	next mettle.Policy
+	next relay.Policy
 }
 
 func (w *bound) Do(ctx context.Context, op func(context.Context) error) error {
-	return w.b.run(ctx, w.next, op)
+	_, err := w.b.run(ctx, w.next, op, clock.Unknown)
+	return err
+}
+
+// DoAt implements [relay.Policy].
+func (w *bound) DoAt(ctx context.Context, op func(context.Context) error, now clock.Instant) (clock.Instant, error) {
+	return w.b.run(ctx, w.next, op, now)
 }
 
 // Acquire asks for admission of one call that the caller makes itself. The permit
@@ -343,16 +357,16 @@ func (p *Permit) done(err error) {
 	}
 	// In a lean phase nobody has a lease or is let pass, and only who has a deadline
 	// is timed, which matters to failures.
-	if p.phase.lean && b.healthy(p.phase) {
+	if p.phase.lean && b.healthy(p.phase, clock.Unknown) {
 		return
 	}
 	b.settle(p, mettle.Success, 0, nil)
 }
 
-// healthy counts a success of a call that was admitted in the lean phase ph, if that is
-// still in force and counting takes no more than one clock read and one CAS, and reports
-// whether it did. If not, settle has to.
-func (b *Breaker) healthy(ph *phase) bool {
+// healthy counts a success of a call that was admitted in the lean phase ph and ended at
+// left, if that phase is still in force and counting takes no more than one clock read and
+// one CAS, and reports whether it did. If not, settle has to.
+func (b *Breaker) healthy(ph *phase, left clock.Instant) bool {
 	if b.phase.Load() != ph {
 		return false
 	}
@@ -368,7 +382,7 @@ func (b *Breaker) healthy(ph *phase) bool {
 	}
 	// In a bucket with more calls than MinCalls this one is not the call that makes them
 	// enough, and there is nothing to judge.
-	now, atLeast := b.clock.Now(), uint64(ph.set.minCalls)+1
+	now, atLeast := b.clock.At(left.OrNow()), uint64(ph.set.minCalls)+1
 	if w.Striped() {
 		return w.AddStriped(now, atLeast)
 	}

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/mettle-go/mettle"
+	"github.com/mettle-go/mettle/internal/clock"
+	"github.com/mettle-go/mettle/internal/relay"
 )
 
 const (
@@ -340,7 +342,7 @@ func (g *Group[K]) By(key func(context.Context) K) mettle.Policy {
 	return g.by(key, nil)
 }
 
-func (g *Group[K]) by(key func(context.Context) K, next mettle.Policy) mettle.Policy {
+func (g *Group[K]) by(key func(context.Context) K, next relay.Policy) mettle.Policy {
 	return &keyed[K]{g, key, next}
 }
 
@@ -348,7 +350,7 @@ func (g *Group[K]) by(key func(context.Context) K, next mettle.Policy) mettle.Po
 type keyed[K comparable] struct {
 	g    *Group[K]
 	key  func(context.Context) K
-	next mettle.Policy
+	next relay.Policy
 }
 
 func (p *keyed[K]) Do(ctx context.Context, op func(context.Context) error) error {
@@ -360,7 +362,7 @@ func (p *keyed[K]) Do(ctx context.Context, op func(context.Context) error) error
 	if p.g.whole == nil {
 		return p.do(ctx, key, op)
 	}
-	err := p.g.whole.breaker.run(ctx, &each[K]{p, key}, op)
+	_, err := p.g.whole.breaker.run(ctx, &each[K]{p, key}, op, clock.Unknown)
 	p.g.judge()
 	return err
 }
@@ -371,10 +373,11 @@ func (p *keyed[K]) do(ctx context.Context, key K, op func(context.Context) error
 	if p.next == nil {
 		return b.do(ctx, op)
 	}
-	return b.run(ctx, p.next, op)
+	_, err := b.run(ctx, p.next, op, clock.Unknown)
+	return err
 }
 
-func (p *keyed[K]) Wrap(next mettle.Policy) mettle.Policy { return p.g.by(p.key, next) }
+func (p *keyed[K]) Wrap(next mettle.Policy) mettle.Policy { return p.g.by(p.key, relay.To(next)) }
 
 func (p *keyed[K]) Observe(yield func(mettle.Metric) bool) { p.g.Observe(yield) }
 func (p *keyed[K]) Breakers() iter.Seq[*Breaker]           { return p.g.Breakers() }
@@ -386,8 +389,8 @@ type each[K comparable] struct {
 	key K
 }
 
-func (e *each[K]) Do(ctx context.Context, op func(context.Context) error) error {
-	return e.p.do(ctx, e.key, op)
+func (e *each[K]) DoAt(ctx context.Context, op func(context.Context) error, _ clock.Instant) (clock.Instant, error) {
+	return clock.Unknown, e.p.do(ctx, e.key, op)
 }
 
 // whole is the rule on Breadth.

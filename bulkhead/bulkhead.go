@@ -27,6 +27,7 @@ import (
 
 	"github.com/mettle-go/mettle"
 	"github.com/mettle-go/mettle/internal/clock"
+	"github.com/mettle-go/mettle/internal/relay"
 )
 
 // Bulkhead is a [mettle.Policy] that limits the calls in flight. Make one with [New]
@@ -109,25 +110,29 @@ func (b *Bulkhead) Do(ctx context.Context, op func(context.Context) error) error
 }
 
 // Wrap returns the bulkhead bound to next, which takes the place of the operation.
-func (b *Bulkhead) Wrap(next mettle.Policy) mettle.Policy { return &bound{b, next} }
+func (b *Bulkhead) Wrap(next mettle.Policy) mettle.Policy { return &bound{b, relay.To(next)} }
 
 type bound struct {
 	b    *Bulkhead
-	next mettle.Policy
+	next relay.Policy
 }
 
 func (l *bound) Do(ctx context.Context, op func(context.Context) error) error {
-	return l.b.run(ctx, l.next, op)
+	_, err := l.DoAt(ctx, op, clock.Unknown)
+	return err
 }
 
-// run is Do under a next policy, without the look at ctx, which whatever encloses a
-// bound bulkhead has taken already.
-func (b *Bulkhead) run(ctx context.Context, next mettle.Policy, op func(context.Context) error) error {
-	if err := b.take(ctx); err != nil {
-		return err
+// DoAt implements [relay.Policy]. It does not look at ctx, which whatever encloses a bound
+// bulkhead has done already.
+func (l *bound) DoAt(ctx context.Context, op func(context.Context) error, now clock.Instant) (clock.Instant, error) {
+	if !l.b.tryTake() {
+		if err := l.b.take(ctx); err != nil {
+			return clock.Unknown, err
+		}
+		now = clock.Unknown // it may have waited
 	}
-	defer b.release()
-	return next.Do(ctx, op)
+	defer l.b.release()
+	return l.next.DoAt(ctx, op, now)
 }
 
 // Acquire takes a slot for work that is not one function call, such as a stream. It
