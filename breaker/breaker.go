@@ -54,8 +54,7 @@ type Breaker struct {
 	phase atomic.Pointer[phase]
 	clock clock.Clock
 
-	mu         sync.Mutex // held to replace phase, and for the probes' leases; never over a hook
-	delivering bool       // guarded by mu: somebody is telling the events
+	mu sync.Mutex // held to replace phase, and for the probes' leases; never over a hook
 
 	opened *atomic.Uint64 // of the group it belongs to, counts openings; nil: nobody counts
 
@@ -67,8 +66,11 @@ type Breaker struct {
 // more is the part of a breaker that only calls which fail, are refused or are
 // watched need.
 type more struct {
-	events []event  // guarded by Breaker.mu: changes not yet told
-	last   []Change // guarded by Breaker.mu: what Changes returns
+	// Guarded by Breaker.mu.
+	events     []event  // changes not yet told
+	delivering bool     // somebody is telling them
+	last       []Change // what Changes returns
+
 	series *series
 
 	// What the windows do not count.

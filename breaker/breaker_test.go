@@ -1187,7 +1187,7 @@ func TestIdleBreakersAreSmall(t *testing.T) {
 	}
 	each := float64(size()-before) / n
 	t.Logf("an idle breaker takes %.0f bytes", each)
-	if each >= 512 {
+	if each > 511 { // what takes 512 measures as a little less at times
 		t.Errorf("an idle breaker takes %.0f bytes", each)
 	}
 	if got := runtime.NumGoroutine(); got > goroutines { // those of tests before may have ended meanwhile

@@ -196,11 +196,11 @@ func (b *Breaker) deliver() {
 		return // no event, ever
 	}
 	b.mu.Lock()
-	if b.delivering || len(m.events) == 0 {
+	if m.delivering || len(m.events) == 0 {
 		b.mu.Unlock()
 		return
 	}
-	b.delivering = true
+	m.delivering = true
 	done := false
 	defer func() {
 		if done {
@@ -209,7 +209,7 @@ func (b *Breaker) deliver() {
 		// A hook panicked or called Goexit, and this goroutine unwinds. The events
 		// after that one are not lost with it.
 		b.mu.Lock()
-		b.delivering = false
+		m.delivering = false
 		b.mu.Unlock()
 		b.deliver()
 	}()
@@ -221,7 +221,7 @@ func (b *Breaker) deliver() {
 		b.mu.Lock()
 	}
 	m.events = nil
-	b.delivering = false
+	m.delivering = false
 	done = true
 	b.mu.Unlock()
 }
