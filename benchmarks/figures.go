@@ -77,16 +77,25 @@ func (f *figures) add(r *benchfmt.Result) {
 			k.impl = value
 		}
 	}
-	if f.values[k] == nil {
-		f.values[k] = make(map[string][]float64)
-		f.keys = append(f.keys, k)
-	}
 	for _, v := range r.Values {
 		value, unit := v.Value, v.Unit
 		if v.OrigUnit != "" { // as it was printed: ns/op, not sec/op
 			value, unit = v.OrigValue, v.OrigUnit
 		}
-		f.values[k][unit] = append(f.values[k][unit], value)
+		of := k
+		if inTurn := strings.HasSuffix(k.bench, "InTurn"); inTurn {
+			// One benchmark of all contenders, which reports a median for each.
+			impl, ok := strings.CutSuffix(unit, "-ns")
+			if !ok {
+				continue
+			}
+			of.impl, unit = impl, "ns/op"
+		}
+		if f.values[of] == nil {
+			f.values[of] = make(map[string][]float64)
+			f.keys = append(f.keys, of)
+		}
+		f.values[of][unit] = append(f.values[of][unit], value)
 	}
 }
 

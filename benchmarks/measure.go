@@ -27,6 +27,9 @@ var passes = []pass{
 	{"^(BenchmarkFloorShared|BenchmarkBreakerShared|BenchmarkBulkheadShared|BenchmarkRetryShared)$", "1,2"},
 	// By itself, since the memory that it takes changes when garbage is collected.
 	{"^BenchmarkBreakerIdle$", "1"},
+	{"^BenchmarkTimeout$", "1"},
+	// Client and server, as many processors as there are in most of the rest.
+	{"^(BenchmarkHTTPInTurn|BenchmarkGRPCInTurn)$", "2"},
 }
 
 // peers are the modules whose versions belong to the figures.
@@ -41,6 +44,7 @@ var peers = []string{
 	"github.com/sony/gobreaker/v2",
 	"github.com/zeromicro/go-zero",
 	"golang.org/x/sync",
+	"google.golang.org/grpc",
 }
 
 // measure runs all benchmarks, round by round, and returns what they printed, in the

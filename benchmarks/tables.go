@@ -59,6 +59,13 @@ func tables() []table {
 		ns("shared, 1 processor", "RetryShared", "shared", 1), ns("2 processors", "RetryShared", "shared", 2),
 	}
 	pipeline := []column{ns("with a closure", "Pipeline", "closure", 1)}
+	timeout := []column{
+		ns("quick", "Timeout", "quick", 1),
+		ns("asks", "Timeout", "asks", 1),
+		ns("derives", "Timeout", "derives", 1),
+	}
+	http := []column{ns("a GET of 200 bytes", "HTTPInTurn", "", 2)}
+	grpc := []column{ns("a unary call", "GRPCInTurn", "", 2)}
 	floor := []column{
 		ns("once", "Floor", "", 1),
 		ns("shared, 1 processor", "FloorShared", "", 1), ns("2 processors", "FloorShared", "", 2),
@@ -74,12 +81,16 @@ func tables() []table {
 		{"Bulkheads: nanoseconds a call", bulkhead, ""},
 		{"Bulkheads, shared: nanoseconds a call", bulkheadShared, ""},
 		{"Retries that are not needed: nanoseconds a call", retry, ""},
+		{"Timeouts: nanoseconds a call", timeout, ""},
 		{"Five policies, one inside the other: nanoseconds a call", pipeline, ""},
+		{"HTTP over loopback: nanoseconds a request", http, ""},
+		{"gRPC over loopback: nanoseconds a call", grpc, ""},
 		{"Floors: nanoseconds", floor, ""},
 		{"Breakers: allocations a call", allocations(breaker[:5]), "rate"},
 		{"Breakers that count failures in a row: allocations a call", allocations(breaker[:5]), "consecutive"},
 		{"Bulkheads: allocations a call", allocations(bulkhead), ""},
 		{"Retries that are not needed: allocations a call", allocations(retry[:2]), ""},
+		{"Timeouts: allocations a call", allocations(timeout), ""},
 		{"Five policies, one inside the other: allocations a call", allocations(pipeline), ""},
 	}
 }
@@ -203,6 +214,9 @@ func bars() []bar {
 	bulkhead := func(impl string) quantity { return in("ns/op", "Bulkhead", "free", "", impl, 1) }
 	retry := func(impl string) quantity { return in("ns/op", "Retry", "closure", "", impl, 1) }
 	pipeline := func(unit, impl string) quantity { return in(unit, "Pipeline", "closure", "", impl, 1) }
+	timeout := func(unit, form, impl string) quantity { return in(unit, "Timeout", form, "", impl, 1) }
+	http := func(impl string) quantity { return in("ns/op", "HTTPInTurn", "", "", impl, 2) }
+	grpc := func(impl string) quantity { return in("ns/op", "GRPCInTurn", "", "", impl, 2) }
 	clock := in("ns/op", "Floor", "", "", "time.Since", 1)
 	return []bar{
 		{"breaker closed, over `time.Since`", breaker("closed", "rate", "mettle"), clock, 1.6, false, ""},
@@ -223,9 +237,18 @@ func bars() []bar {
 		{"retry, a success at the first try, over avast/retry-go without it",
 			retry("mettle"), retry("avast-no-context"), 1, false, ""},
 		{"retry, a success at the first try, allocations", in("allocs/op", "Retry", "closure", "", "mettle", 1), quantity{}, 1, false, "R7"},
+		{"timeout of a call that asks for no Done, over `context.WithTimeout`",
+			timeout("ns/op", "quick", "mettle"), timeout("ns/op", "quick", "context"), 0.5, false, ""},
+		{"timeout of a call that asks for Done, over `context.WithTimeout`",
+			timeout("ns/op", "asks", "mettle"), timeout("ns/op", "asks", "context"), 1.15, false, ""},
+		{"timeout of a call that asks for no Done, allocations", timeout("allocs/op", "quick", "mettle"), quantity{}, 1, false, "P13"},
 		{"five policies, over failsafe-go's", pipeline("ns/op", "mettle"), pipeline("ns/op", "failsafe"), 1.0 / 8, false, ""},
 		{"five policies, over a stack made by hand", pipeline("ns/op", "mettle"), pipeline("ns/op", "by-hand"), 1.0 / 4, false, ""},
 		{"five policies, allocations", pipeline("allocs/op", "mettle"), quantity{}, 4, false, "P13"},
+		{"HTTP, the standard pipeline over the bare transport", http("mettle"), http("bare"), 1.15, false, ""},
+		{"HTTP, the standard pipeline over failsafehttp's", http("mettle"), http("failsafe"), 1, false, ""},
+		{"gRPC, the standard pipeline over a bare call", grpc("mettle"), grpc("bare"), 1.15, false, ""},
+		{"gRPC, the standard pipeline over failsafegrpc's", grpc("mettle"), grpc("failsafe"), 1, false, ""},
 	}
 }
 
