@@ -154,9 +154,7 @@ func snapshot(t *testing.T, h http.Handler) frame {
 func pass(ctx context.Context, op func(context.Context) error) error { return op(ctx) }
 
 // The layers are those of the pipelines, outermost first; one that several have is there
-// once, a pipeline within a pipeline comes apart, and so does a policy of the user's own.
-//
-// Spec: O1 (part)
+// once, a pipeline within a pipeline comes apart, and a policy of the user's own is there as well.
 func TestPipelinesAreDrawnAsComposed(t *testing.T) {
 	guard := breaker.New(breaker.Config{Name: "b", OpenFor: 2 * time.Second})
 	inner := mettle.Compose(guard, bulkhead.New(bulkhead.Config{Name: "s", Limit: 7}))

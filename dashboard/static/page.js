@@ -11,7 +11,7 @@ const $ = id => document.getElementById(id);
 
 const per = n => n === null ? "–" : (n >= 9.95 || n === 0 ? short(Math.round(n)) : n >= 0.05 ? n.toFixed(1) : "<0.1");
 const short = n => n < 10000 ? String(n) : n < 1e6 ? (n / 1e3).toFixed(n < 1e5 ? 1 : 0) + "k" : (n / 1e6).toFixed(1) + "M";
-const percent = s => s > 0 && s < 0.01 ? "<1 %" : Math.round(100 * s) + " %";
+const percent = s => s > 0 && s < 0.01 ? "<1%" : Math.round(100 * s) + "%";
 const seconds = s => s >= 10 ? Math.round(s) + " s" : s >= 1 ? s.toFixed(1) + " s" : s >= 0.01 || s === 0 ? Math.round(s * 1e3) + " ms" : (s * 1e3).toFixed(2) + " ms";
 const plural = (n, one) => n + " " + one + (n === 1 ? "" : "s");
 const clock = ms => new Date(ms).toLocaleTimeString([], {hour12: false});
@@ -331,6 +331,7 @@ class Card {
 		const top = Math.max(1, ...trace.map(t => t[0] ?? 0));
 		const at = (t, i, k) => (60 - trace.length + 1 + i) + " " + (20 - 19 * Math.min(1, (t[k] ?? 0) / top)).toFixed(1);
 		this.area.setAttribute("d", "M" + (61 - trace.length) + " 20L" + trace.map((t, i) => at(t, i, 0)).join("L") + "L60 20Z");
+		this.spark.toggleAttribute("hidden", !trace.some(t => t[0] > 0));
 		this.fails.setAttribute("d", trace.some(t => t[1] > 0) ? "M" + trace.map((t, i) => at(t, i, 1)).join("L") : "");
 	}
 
@@ -338,7 +339,7 @@ class Card {
 		const level = {open: "bad", "half-open": "warn", closed: "ok"};
 		const changes = card.changes || [], keys = card.keys || [], config = card.config || [];
 		this.past.hidden = changes.length === 0;
-		renew(this.history, changes, () => changes.map(c => make("li", level[c.to] || "unknown",
+		renew(this.history, changes, () => changes.slice(0, 5).map(c => make("li", level[c.to] || "unknown",
 			make("time", "", clock(c.at)), " ", make("b", "", c.from + " → " + c.to), " " + c.why)));
 		this.keys.hidden = keys.length === 0 && !card.moreKeys;
 		renew(this.keys, [keys, card.moreKeys], () => [

@@ -96,6 +96,11 @@ func pay(ctx context.Context, o options, stdin io.Reader, stdout io.Writer) (cod
 	if err := c.telemetry.watch(c.pipeline.watched...); err != nil {
 		return 0, err
 	}
+	hide, err := c.page()
+	if err != nil {
+		return 0, err
+	}
+	defer hide()
 	c.report.watch(c.store, c.pipeline)
 	if err := c.run(ctx, input); err != nil {
 		return 0, err
@@ -103,7 +108,10 @@ func pay(ctx context.Context, o options, stdin io.Reader, stdout io.Writer) (cod
 	if err := c.telemetry.close(); err != nil {
 		c.report.event("client", "%v", err)
 	}
-	return c.sum(list)
+	if code, err = c.sum(list); err == nil && c.stay {
+		<-ctx.Done()
+	}
+	return code, err
 }
 
 // service starts the built-in payment service, unless there is another, and returns

@@ -68,6 +68,8 @@ Examples:
   generate | orders -orders - -rate 0         from a pipe, as fast as it goes
   orders -data ./d                            keep the state in ./d; the same command
                                               again goes on where it stopped
+  orders -http 127.0.0.1:8080 -stay           a live page, also when the run is over, at
+                                              http://127.0.0.1:8080/debug/mettle/
   orders -otlp http://127.0.0.1:4318          spans and metrics to a collector or Jaeger
   orders -serve 127.0.0.1:8080 -data ./p      run only the payment service, and
   orders -payment-url http://127.0.0.1:8080   pay there, in another process
@@ -92,11 +94,12 @@ Exit status: 0 all well; 1 an order was lost or duplicated, or that could not be
 const minRate, maxRate = 1e-6, 1e6
 
 type options struct {
-	orders, data, paymentURL, transport, faults, serve, otlp string
-	rate                                                     float64
-	seed                                                     uint64
-	queue                                                    int
-	patience                                                 time.Duration
+	orders, data, paymentURL, transport, faults, serve, otlp, http string
+	stay                                                           bool
+	rate                                                           float64
+	seed                                                           uint64
+	queue                                                          int
+	patience                                                       time.Duration
 }
 
 func parseFlags(args []string, stdout io.Writer) (options, error) {
@@ -114,6 +117,8 @@ func parseFlags(args []string, stdout io.Writer) (options, error) {
 	fs.DurationVar(&o.patience, "patience", time.Minute, "stop when nothing has moved for this `TIME`")
 	fs.StringVar(&o.otlp, "otlp", "", "`URL` of an OpenTelemetry collector, such as http://127.0.0.1:4318, for spans and metrics")
 	fs.StringVar(&o.serve, "serve", "", "run only the payment service, at `ADDR`, until interrupted")
+	fs.StringVar(&o.http, "http", "", "serve a live page with the policies at `ADDR`, such as 127.0.0.1:8080; it is for you, not for the public")
+	fs.BoolVar(&o.stay, "stay", false, "serve the page also when the run is over, until interrupted")
 	fs.Usage = func() {}
 	err := fs.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
@@ -144,6 +149,12 @@ func (o options) validate(rest []string) error {
 	}
 	if o.transport != "http" && o.transport != "grpc" {
 		errs = append(errs, fmt.Errorf("-transport is %q, must be http or grpc", o.transport))
+	}
+	if o.stay && o.http == "" {
+		errs = append(errs, errors.New("-stay is for the page, which needs -http"))
+	}
+	if o.http != "" && o.serve != "" {
+		errs = append(errs, errors.New("-http shows the client's policies, and -serve runs none"))
 	}
 	if o.otlp != "" && !isURL(o.otlp) {
 		errs = append(errs, errors.New("-otlp is not an http or https URL"))

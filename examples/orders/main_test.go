@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -361,6 +363,8 @@ func TestFlags(t *testing.T) {
 		"-seed -1":                        "invalid value",
 		"-payment-url ftp://x":            "not an http or https URL",
 		"-payment-url http://x -faults a": "-faults is for the built-in service",
+		"-stay":                           "-stay is for the page",
+		"-http x -serve y":                "-serve runs none",
 		"-orders /no/such/file":           "no such file",
 		"-orders /":                       "is a directory",
 		"-faults /no/such/file":           "no such file",
@@ -580,4 +584,49 @@ func TestTerminal(t *testing.T) {
 		require.NotContains(t, line, "breaker closed")
 	}
 	require.Equal(t, 4, strings.Count(screen, "\r\x1b[K"))
+}
+
+// The page is there while the run goes on, and with -stay when it is over.
+func TestPage(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	addr := l.Addr().String()
+
+	// The address is taken: that is said before any order is.
+	data := t.TempDir()
+	r := orders(t, t.Context(), some(5), "-orders", "-", "-data", data, "-http", addr)
+	require.Equal(t, exitUsage, r.code)
+	require.Contains(t, r.stderr, "-http: ")
+	require.NoError(t, l.Close())
+
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done := make(chan result, 1)
+	go func() {
+		done <- orders(t, ctx, some(20), "-orders", "-", "-data", data, "-rate", "0", "-faults", "none", "-http", addr, "-stay")
+	}()
+	settled := `"n":"successes","u":"{call}","c":true,"l":{"attempt":"1"},"v":20`
+	require.Eventually(t, func() bool {
+		resp, err := http.Get("http://" + addr + "/debug/mettle/events")
+		if err != nil {
+			return false
+		}
+		defer resp.Body.Close()
+		for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+			if data, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
+				return strings.Contains(data, settled)
+			}
+		}
+		return false
+	}, 30*time.Second, 50*time.Millisecond)
+	select {
+	case <-done:
+		t.Fatal("the program ended without being told to")
+	default:
+	}
+	cancel()
+	r = <-done
+	require.Contains(t, r.stdout, "http://"+addr+"/debug/mettle/")
+	r.settled(t, 20, 0)
 }

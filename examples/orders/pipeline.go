@@ -12,6 +12,7 @@ import (
 	"github.com/mettle-go/mettle"
 	"github.com/mettle-go/mettle/breaker"
 	"github.com/mettle-go/mettle/bulkhead"
+	"github.com/mettle-go/mettle/dashboard"
 	"github.com/mettle-go/mettle/examples/orders/internal/payments"
 	"github.com/mettle-go/mettle/examples/orders/internal/store"
 	"github.com/mettle-go/mettle/fallback"
@@ -32,6 +33,7 @@ type pipeline struct {
 	attempt *timeout.Timeout
 
 	watched []mettle.Observable // each policy once
+	shown   []dashboard.Item    // on the page
 }
 
 // payer is a client of the payment service that wears some of the policies. Its errors are
@@ -91,17 +93,22 @@ func newPipeline(wear func(mettle.Policy) payer, tracer trace.Tracer, seed uint6
 	attempt := timeout.New(timeout.Config{Name: "attempt", After: 400 * time.Millisecond})
 
 	direct := mettle.Compose(total, resend, guard, slots, attempt)
-	replay := mettle.Compose(mettleotel.CallSpan(tracer, "replay order"), guard, slots, attempt)
+	replay := mettle.Compose(guard, slots, attempt)
 	return &pipeline{
 		order:   mettle.Compose(mettleotel.CallSpan(tracer, "pay order"), orQueue),
 		orQueue: orQueue,
 		breaker: guard,
 		direct:  wear(direct),
-		replays: wear(replay),
+		replays: wear(mettle.Compose(mettleotel.CallSpan(tracer, "replay order"), replay)),
 		asks:    wear(mettle.Compose(slots, attempt)),
 		resend:  resend,
 		attempt: attempt,
 		watched: []mettle.Observable{orQueue, direct, budget},
+		shown: []dashboard.Item{
+			{Name: "paying an order", Of: mettle.Compose(orQueue, direct)},
+			{Name: "replaying one from the queue", Of: replay},
+			{Name: "what resends may cost", Of: budget},
+		},
 	}
 }
 
