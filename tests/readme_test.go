@@ -19,6 +19,7 @@ import (
 	"github.com/mettle-go/mettle"
 	"github.com/mettle-go/mettle/breaker"
 	"github.com/mettle-go/mettle/bulkhead"
+	"github.com/mettle-go/mettle/dashboard"
 	"github.com/mettle-go/mettle/fallback"
 	"github.com/mettle-go/mettle/hedge"
 	"github.com/mettle-go/mettle/mettletest"
@@ -69,7 +70,7 @@ func unindent(text string) string {
 // make a policy are run above.
 
 var (
-	_ = []any{oneLine, pipeline, value, hedged, learning, httpClient, httpServer, tenants, fallBack, sharedBudget,
+	_ = []any{oneLine, pipeline, value, hedged, learning, page, httpClient, httpServer, tenants, fallBack, sharedBudget,
 		grpcClient, ownPolicy, whatFailed}
 
 	ctx   = context.Background()
@@ -135,6 +136,10 @@ func httpClient(payments mettle.Policy, url string) (*http.Response, error) {
 	client := &http.Client{Transport: mettlehttp.NewTransport(http.DefaultTransport, payments)}
 	resp, err := client.Get(url)
 	return resp, err
+}
+
+func page(payments *mettle.Pipeline) {
+	http.Handle("/debug/mettle/", dashboard.Handler(payments))
 }
 
 func httpServer(mux http.Handler) http.Handler {
