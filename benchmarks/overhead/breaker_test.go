@@ -19,7 +19,8 @@ import (
 	"github.com/mettle-go/mettle/breaker"
 )
 
-// The rules are as near to each other as they can be set: half of at least 20 calls in
+// The rules of others are as near to each other as they can be set, and ours has its
+// defaults, since no call costs more or less by the numbers: half of at least 20 calls in
 // 10 s, or 10 failures in a row. Whoever opens stays open for longer than a benchmark.
 const (
 	window      = 10 * time.Second
