@@ -67,6 +67,7 @@ func RetryAfter(err error) (time.Duration, bool) {
 // walk visits the tree of err, depth first as package errors does, until visit
 // returns true, and reports whether it did. It stands in for errors.As with an
 // interface target, which allocates and stops at the first method it finds.
+// The root imports nothing of ours, hence not mark.Walk, which is the same.
 func walk(err error, visit func(error) bool) bool {
 	for err != nil {
 		if visit(err) {

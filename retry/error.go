@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/mettle-go/mettle"
+	"github.com/mettle-go/mettle/internal/mark"
 )
 
 // The reasons of a [Retrier] to stop, one of which an [*Error] Is. None Is
@@ -162,26 +163,11 @@ func is(err, target error) bool {
 // exact reports whether delay, the longest suggestion in err's tree, is that of an error
 // which wants it kept to the letter: it has a method RetryExactly() bool that returns true.
 func exact(err error, delay time.Duration) bool {
-	for err != nil {
-		if e, ok := err.(interface {
+	return mark.Walk(err, func(err error) bool {
+		e, ok := err.(interface {
 			RetryAfter() time.Duration
 			RetryExactly() bool
-		}); ok && e.RetryExactly() && e.RetryAfter() == delay {
-			return true
-		}
-		switch e := err.(type) {
-		case interface{ Unwrap() error }:
-			err = e.Unwrap()
-		case interface{ Unwrap() []error }:
-			for _, branch := range e.Unwrap() {
-				if exact(branch, delay) {
-					return true
-				}
-			}
-			return false
-		default:
-			return false
-		}
-	}
-	return false
+		})
+		return ok && e.RetryExactly() && e.RetryAfter() == delay
+	})
 }

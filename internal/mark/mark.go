@@ -1,12 +1,13 @@
 // Package mark finds what errors say about themselves.
 package mark
 
-// Permanent reports whether an error in err's tree has a method Permanent() bool
-// that returns true. Not errors.As, which would stop at the first that has the
-// method, whatever that one says.
-func Permanent(err error) bool {
+// Walk visits the tree of err, depth first as package errors does, until visit returns
+// true, and reports whether it did. It stands in for errors.As with an interface as its
+// target, which allocates and stops at the first error that has the method, whatever that
+// one says.
+func Walk(err error, visit func(error) bool) bool {
 	for err != nil {
-		if p, ok := err.(interface{ Permanent() bool }); ok && p.Permanent() {
+		if visit(err) {
 			return true
 		}
 		switch e := err.(type) {
@@ -14,7 +15,7 @@ func Permanent(err error) bool {
 			err = e.Unwrap()
 		case interface{ Unwrap() []error }:
 			for _, branch := range e.Unwrap() {
-				if Permanent(branch) {
+				if Walk(branch, visit) {
 					return true
 				}
 			}
@@ -24,4 +25,13 @@ func Permanent(err error) bool {
 		}
 	}
 	return false
+}
+
+// Permanent reports whether an error in err's tree has a method Permanent() bool
+// that returns true.
+func Permanent(err error) bool { return Walk(err, isPermanent) }
+
+func isPermanent(err error) bool {
+	p, ok := err.(interface{ Permanent() bool })
+	return ok && p.Permanent()
 }

@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"slices"
 
 	"github.com/mettle-go/mettle"
+	"github.com/mettle-go/mettle/internal/mark"
 )
 
 var (
@@ -116,18 +116,8 @@ func decorate(call context.Context, err error) error {
 // timedOut reports whether anything in the tree of err is a timeout. The first that has
 // the method, which errors.As finds, need not be the one.
 func timedOut(err error) bool {
-	for err != nil {
-		if t, ok := err.(interface{ Timeout() bool }); ok && t.Timeout() {
-			return true
-		}
-		switch e := err.(type) {
-		case interface{ Unwrap() error }:
-			err = e.Unwrap()
-		case interface{ Unwrap() []error }:
-			return slices.ContainsFunc(e.Unwrap(), timedOut)
-		default:
-			return false
-		}
-	}
-	return false
+	return mark.Walk(err, func(err error) bool {
+		t, ok := err.(interface{ Timeout() bool })
+		return ok && t.Timeout()
+	})
 }
