@@ -126,7 +126,7 @@ func (l *bound) Do(ctx context.Context, op func(context.Context) error) error {
 // bulkhead has done already.
 func (l *bound) DoAt(ctx context.Context, op func(context.Context) error, now clock.Instant) (clock.Instant, error) {
 	if !l.b.tryTake() {
-		if err := l.b.take(ctx); err != nil {
+		if err := l.b.lineUp(ctx); err != nil {
 			return clock.Unknown, err
 		}
 		now = clock.Unknown // it may have waited

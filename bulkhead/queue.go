@@ -137,6 +137,11 @@ func (b *Bulkhead) take(ctx context.Context) error {
 	if b.tryTake() {
 		return nil
 	}
+	return b.lineUp(ctx)
+}
+
+// lineUp is take for a call that found no slot.
+func (b *Bulkhead) lineUp(ctx context.Context) error {
 	// The length of the queue is read without mu, lest calls that are refused hold up
 	// those that hand slots on: at the moment of the read there was no room.
 	if b.maxWait == 0 || b.queued.Load() >= int64(b.room(b.load().limit())) {
