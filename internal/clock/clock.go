@@ -7,8 +7,9 @@ import (
 	"time"
 )
 
-// start has a monotonic reading, so that a step of the wall clock changes nothing.
-var start = time.Now()
+// start has a monotonic reading, so that a step of the wall clock changes nothing. It is
+// a moment early, so that no Clock is the zero one however coarse the system's is.
+var start = time.Now().Add(-1)
 
 // Instant is a moment in nanoseconds since the process began. Compare differences, never
 // the sign: inside a testing/synctest bubble it is that of another age.
@@ -60,24 +61,17 @@ func (i Instant) After(d time.Duration) time.Time {
 //
 // It begins where the policy is made, so that its readings are small numbers inside a
 // testing/synctest bubble as well, whose time is years from that of the process.
-type Clock struct {
-	zero Instant
-	base time.Time // the same, for Time
-}
+type Clock struct{ zero Instant }
 
 // New returns a clock that reads zero now.
-func New() Clock {
-	now := time.Now()
-	return Clock{Instant(now.Sub(start)), now}
-}
+func New() Clock { return Clock{Now()} }
 
 // Now returns the nanoseconds since New. Compare differences, never the sign: a
 // clock made outside a synctest bubble is negative inside.
 func (c Clock) Now() int64 { return c.At(Now()) }
 
-// Time returns the time of day at which the clock has the reading ns: that of New and
-// what has passed since, whatever the wall clock was set to meanwhile.
-func (c Clock) Time(ns int64) time.Time { return c.base.Add(time.Duration(ns)) }
+// Time returns the time at which the clock has the reading ns, as [Instant.After] does.
+func (c Clock) Time(ns int64) time.Time { return (c.zero + Instant(ns)).After(0) }
 
 // At returns the reading that the clock has at i, which is not Unknown.
 func (c Clock) At(i Instant) int64 { return int64(i - c.zero) }

@@ -13,7 +13,7 @@ import (
 //
 // Spec: B16
 func TestIsMonotonic(t *testing.T) {
-	for _, at := range []time.Time{start, New().base, Now().After(0)} {
+	for _, at := range []time.Time{start, New().Time(0), Now().After(0)} {
 		if s := at.String(); !strings.Contains(s, " m=") {
 			t.Errorf("%s has no monotonic reading", s)
 		}
