@@ -38,7 +38,7 @@ Examples:
   go run ./benchmarks                   everything, more than an hour
   go run ./benchmarks -quick            a part of the scorecard, some minutes
   go run ./benchmarks -only S4          all of one scenario
-  go run ./benchmarks -only overhead    overhead, about eight minutes
+  go run ./benchmarks -only overhead    overhead, about ten minutes
   go run ./benchmarks -table            only the tables, from the data
 
 Flags:

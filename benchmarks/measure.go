@@ -17,19 +17,22 @@ import (
 // A pass is one run of the test binary. A round has all of them.
 type pass struct {
 	bench string
-	cpu   string // values of GOMAXPROCS
+	cpu   string        // values of GOMAXPROCS
+	least time.Duration // the benchtime, if that is less
 }
 
 var passes = []pass{
 	// One processor: no work that a call causes, such as collecting its garbage, is
 	// done unseen on another.
-	{"^(BenchmarkFloor|BenchmarkBreaker|BenchmarkBulkhead|BenchmarkRetry|BenchmarkPipeline)$", "1"},
-	{"^(BenchmarkFloorShared|BenchmarkBreakerShared|BenchmarkBulkheadShared|BenchmarkRetryShared)$", "1,2"},
+	{"^(BenchmarkFloor|BenchmarkBreaker|BenchmarkBulkhead|BenchmarkRetry|BenchmarkPipeline|BenchmarkTraceInTurn)$", "1", 0},
+	{"^(BenchmarkFloorShared|BenchmarkBreakerShared|BenchmarkBulkheadShared|BenchmarkRetryShared)$", "1,2", 0},
 	// By itself, since the memory that it takes changes when garbage is collected.
-	{"^BenchmarkBreakerIdle$", "1"},
-	{"^BenchmarkTimeout$", "1"},
+	{"^BenchmarkBreakerIdle$", "1", 0},
+	{"^BenchmarkTimeout$", "1", 0},
+	// Long enough for a scrape a second to come twice.
+	{"^BenchmarkObserveRatio$", "2", 1200 * time.Millisecond},
 	// Client and server, as many processors as there are in most of the rest.
-	{"^(BenchmarkHTTPInTurn|BenchmarkGRPCInTurn)$", "2"},
+	{"^(BenchmarkHTTPInTurn|BenchmarkGRPCInTurn)$", "2", 0},
 }
 
 // peers are the modules whose versions belong to the figures.
@@ -89,7 +92,7 @@ func measure(ctx context.Context, dir, command string, o options) ([]byte, error
 // runPass appends the results of a pass to w.
 func runPass(ctx context.Context, w *bytes.Buffer, binary string, run pass, o options, p *progress) error {
 	cmd := exec.CommandContext(ctx, binary, "-test.run=^$", "-test.bench="+run.bench,
-		"-test.cpu="+run.cpu, "-test.benchtime="+o.benchtime.String(), "-test.benchmem", "-test.timeout=1h")
+		"-test.cpu="+run.cpu, "-test.benchtime="+max(o.benchtime, run.least).String(), "-test.benchmem", "-test.timeout=1h")
 	// The garbage collector as it is, whatever the caller's shell says.
 	cmd.Env = append(os.Environ(), "GOGC=", "GOMEMLIMIT=", "GODEBUG=", "GOMAXPROCS=")
 	var stderr bytes.Buffer

@@ -59,6 +59,7 @@ func tables() []table {
 		ns("shared, 1 processor", "RetryShared", "shared", 1), ns("2 processors", "RetryShared", "shared", 2),
 	}
 	pipeline := []column{ns("with a closure", "Pipeline", "closure", 1)}
+	trace := []column{ns("with a closure", "TraceInTurn", "", 1)}
 	timeout := []column{
 		ns("quick", "Timeout", "quick", 1),
 		ns("asks", "Timeout", "asks", 1),
@@ -83,6 +84,7 @@ func tables() []table {
 		{"Retries that are not needed: nanoseconds a call", retry, ""},
 		{"Timeouts: nanoseconds a call", timeout, ""},
 		{"Five policies, one inside the other: nanoseconds a call", pipeline, ""},
+		{"Five policies, traced: nanoseconds a call", trace, ""},
 		{"HTTP over loopback: nanoseconds a request", http, ""},
 		{"gRPC over loopback: nanoseconds a call", grpc, ""},
 		{"Floors: nanoseconds", floor, ""},
@@ -173,9 +175,13 @@ func digits(v float64) string {
 	return strconv.FormatFloat(v, 'f', min(max(places, 0), 3), 64)
 }
 
+// watchedUnit is a ratio that a benchmark reports itself, since the two that are compared
+// take turns in it.
+const watchedUnit = "watched/unwatched"
+
 // number is digits of what was measured in unit. Bytes and allocations are whole.
 func number(v float64, unit string) string {
-	if unit != "ns/op" {
+	if unit != "ns/op" && unit != watchedUnit {
 		return strconv.FormatFloat(v, 'f', 0, 64)
 	}
 	return digits(v)
@@ -217,6 +223,7 @@ func bars() []bar {
 	timeout := func(unit, form, impl string) quantity { return in(unit, "Timeout", form, "", impl, 1) }
 	http := func(impl string) quantity { return in("ns/op", "HTTPInTurn", "", "", impl, 2) }
 	grpc := func(impl string) quantity { return in("ns/op", "GRPCInTurn", "", "", impl, 2) }
+	watched := func(policy string) quantity { return in(watchedUnit, "ObserveRatio", policy, "", "", 2) }
 	clock := in("ns/op", "Floor", "", "", "time.Since", 1)
 	return []bar{
 		{"breaker closed, over `time.Since`", breaker("closed", "rate", "mettle"), clock, 1.6, false, ""},
@@ -249,6 +256,10 @@ func bars() []bar {
 		{"HTTP, the standard pipeline over failsafehttp's", http("mettle"), http("failsafe"), 1, false, ""},
 		{"gRPC, the standard pipeline over a bare call", grpc("mettle"), grpc("bare"), 1.15, false, ""},
 		{"gRPC, the standard pipeline over failsafegrpc's", grpc("mettle"), grpc("failsafe"), 1, false, ""},
+		{"breaker, watched over unwatched", watched("breaker"), quantity{}, 1.02, false, ""},
+		{"retry, watched over unwatched", watched("retry"), quantity{}, 1.02, false, ""},
+		{"bulkhead, watched over unwatched", watched("bulkhead"), quantity{}, 1.02, false, ""},
+		{"five policies, watched over unwatched", watched("pipeline"), quantity{}, 1.02, false, ""},
 	}
 }
 

@@ -85,6 +85,7 @@ BenchmarkBreaker/case=open/rule=rate/impl=mettle                 100 40.0 ns/op 
 BenchmarkBreakerShared/case=closed/rule=rate/impl=mettle         100 30.0 ns/op
 BenchmarkBreakerShared/case=closed/rule=rate/impl=mettle-2       100 31.0 ns/op
 BenchmarkBreakerIdle/case=idle/rule=rate/impl=mettle             100 512.0 B/breaker 0 goroutines/breaker
+BenchmarkObserveRatio/case=retry-2                               40 612345 ns/op 41.20 scrape-µs 0.99 watched/unwatched
 BenchmarkFloor/impl=time.Since                                   100 200 ns/op 0 B/op 0 allocs/op
 BenchmarkBreaker/case=closed/rule=rate/impl=mettle               100 320 ns/op 0 B/op 0 allocs/op
 BenchmarkBreaker/case=closed/rule=rate/impl=gobreaker-rolling    100 900 ns/op 0 B/op 0 allocs/op
@@ -92,6 +93,7 @@ BenchmarkBreaker/case=open/rule=rate/impl=mettle                 100 400 ns/op 8
 BenchmarkBreakerShared/case=closed/rule=rate/impl=mettle         100 30.0 ns/op
 BenchmarkBreakerShared/case=closed/rule=rate/impl=mettle-2       100 29.0 ns/op
 BenchmarkBreakerIdle/case=idle/rule=rate/impl=mettle             100 512.0 B/breaker 0 goroutines/breaker
+BenchmarkObserveRatio/case=retry-2                               40 612345 ns/op 41.20 scrape-µs 1.03 watched/unwatched
 BenchmarkFloor/impl=time.Since                                   100 20.0 ns/op 0 B/op 0 allocs/op
 BenchmarkBreaker/case=closed/rule=rate/impl=mettle               100 36.0 ns/op 0 B/op 0 allocs/op
 BenchmarkBreaker/case=closed/rule=rate/impl=gobreaker-rolling    100 120 ns/op 0 B/op 0 allocs/op
@@ -99,6 +101,7 @@ BenchmarkBreaker/case=open/rule=rate/impl=mettle                 100 52.0 ns/op 
 BenchmarkBreakerShared/case=closed/rule=rate/impl=mettle         100 30.0 ns/op
 BenchmarkBreakerShared/case=closed/rule=rate/impl=mettle-2       100 31.5 ns/op
 BenchmarkBreakerIdle/case=idle/rule=rate/impl=mettle             100 512.0 B/breaker 0 goroutines/breaker
+BenchmarkObserveRatio/case=retry-2                               40 612345 ns/op 41.20 scrape-µs 1.01 watched/unwatched
 `
 
 // The second round of the sample is ten times slower, which medians of ratios within a
@@ -116,6 +119,7 @@ func TestVerdicts(t *testing.T) {
 		"| breaker idle, bytes | < 512 | 512 | 512 to 512 | **fail** |",
 		"| breaker idle, goroutines | ≤ 0 | 0 | 0 to 0 | pass |",
 		"| bulkhead free, over `semaphore.Weighted` with TryAcquire | ≤ 1.30 | – | – | not measured |",
+		"| retry, watched over unwatched | ≤ 1.02 | 1.01 | 1.00 to 1.02 | pass |",
 	} {
 		assert.Contains(t, verdicts, want)
 	}
@@ -169,6 +173,7 @@ func TestNumber(t *testing.T) {
 		assert.Equal(t, want, number(v, "ns/op"))
 	}
 	assert.Equal(t, "496", number(496.04, "B/breaker"))
+	assert.Equal(t, "1.02", number(1.0204, "watched/unwatched"))
 }
 
 func TestSplice(t *testing.T) {

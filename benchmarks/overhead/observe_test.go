@@ -2,6 +2,7 @@ package overhead
 
 import (
 	"context"
+	"log/slog"
 	"math"
 	"net/http"
 	"net/http/httptest"
@@ -12,10 +13,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/stretchr/testify/require"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/mettle-go/mettle"
 	"github.com/mettle-go/mettle/breaker"
 	"github.com/mettle-go/mettle/bulkhead"
+	"github.com/mettle-go/mettle/middleware/mettleotel"
 	"github.com/mettle-go/mettle/middleware/mettleprom"
 	"github.com/mettle-go/mettle/retry"
 	"github.com/mettle-go/mettle/timeout"
@@ -121,6 +125,82 @@ func BenchmarkObserveRatio(b *testing.B) {
 			b.ReportMetric(float64(scrapeTime(b, o))/1e3, "scrape-µs")
 		})
 	}
+}
+
+// A tracing is a way to look at single calls, by the hooks that a context carries or by
+// spans.
+type tracing struct {
+	name string
+	call func(ctx context.Context, n int) error
+}
+
+// tracings are five policies, bare and looked at in every way. Nobody gets
+// the spans: what it takes to send them anywhere is the SDK's affair.
+func tracings() []tracing {
+	tracer := func(sampler sdktrace.Sampler) trace.Tracer {
+		return sdktrace.NewTracerProvider(sdktrace.WithSampler(sampler)).Tracer("")
+	}
+	with := func(t trace.Tracer) func(context.Context, int) error {
+		return fromPolicy("", mettle.Compose(mettleotel.CallSpan(t, "call"), watched["pipeline"]().(mettle.Policy),
+			mettleotel.AttemptSpan(t, "call"))).call
+	}
+	plain := fromPolicy("", watched["pipeline"]().(mettle.Policy)).call
+	ignore := func(mettle.TraceEvent) {}
+	hooks := &mettle.Trace{AttemptStart: ignore, AttemptDone: ignore, Wait: ignore, Rejected: ignore,
+		Hedged: ignore, FellBack: ignore, StateChanged: ignore}
+	return []tracing{
+		{"bare", plain},
+		{"log", func() func(ctx context.Context, n int) error {
+			t := mettle.LogTrace(slog.New(slog.DiscardHandler), 0)
+			return func(ctx context.Context, n int) error { return plain(mettle.WithTrace(ctx, t), n) }
+		}()},
+		{"hooks", func(ctx context.Context, n int) error { return plain(mettle.WithTrace(ctx, hooks), n) }},
+		{"spans-none-sampled", with(tracer(sdktrace.NeverSample()))},
+		{"spans", with(tracer(sdktrace.AlwaysSample()))},
+	}
+}
+
+// BenchmarkTraceInTurn has all tracings make a hundred calls in turn, as
+// BenchmarkHTTPInTurn does. A call whose context carries no trace, in a pipeline without
+// spans, looks for neither.
+func BenchmarkTraceInTurn(b *testing.B) {
+	const calls = 100
+	all := tracings()
+	ctx, times := b.Context(), make([][]float64, len(all))
+	for round := 0; b.Loop(); round++ {
+		for turn := range all {
+			i := (turn + round) % len(all)
+			begun := time.Now()
+			for n := range calls {
+				if err := all[i].call(ctx, n); err != nil {
+					b.Fatal(err)
+				}
+			}
+			times[i] = append(times[i], float64(time.Since(begun))/calls)
+		}
+	}
+	for i := range all {
+		b.ReportMetric(median(times[i]), all[i].name+"-ns")
+	}
+}
+
+// A call pays for tracing where a trace or a span is live, and only there: a trace in the
+// context is one allocation, which puts it there; two spans that are not sampled take what
+// the tracer takes to start them.
+//
+// Spec: O3
+func TestTracingCostsWhereItIsLive(t *testing.T) {
+	ctx, all := t.Context(), map[string]float64{}
+	for _, tracing := range tracings() {
+		all[tracing.name] = testing.AllocsPerRun(1000, func() { _ = tracing.call(ctx, 1) })
+	}
+	never := sdktrace.NewTracerProvider(sdktrace.WithSampler(sdktrace.NeverSample())).Tracer("")
+	start := testing.AllocsPerRun(1000, func() { _, _ = never.Start(ctx, "call") })
+	require.Equal(t, 4.0, all["bare"])
+	require.Equal(t, all["bare"]+1, all["log"])
+	require.Equal(t, all["bare"]+1, all["hooks"])
+	require.Equal(t, all["bare"]+2*start, all["spans-none-sampled"])
+	require.Greater(t, all["spans"], all["spans-none-sampled"])
 }
 
 // scrapeTime returns how long a scrape of o takes, the median of some.

@@ -53,15 +53,18 @@ func CallSpan(tracer trace.Tracer, name string) mettle.Wrapper {
 // The span has the status Error when the attempt ended in a failure of the dependency. A
 // nil tracer panics.
 func AttemptSpan(tracer trace.Tracer, name string) mettle.Wrapper {
-	return newSpans("AttemptSpan", tracer, name, (*spans).attempt)
+	s := newSpans("AttemptSpan", tracer, name, (*spans).attempt)
+	s.options = []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindClient)}
+	return s
 }
 
 // spans is a policy that opens a span around what it encloses.
 type spans struct {
-	tracer trace.Tracer
-	name   string
-	open   func(s *spans, ctx context.Context) (context.Context, ending)
-	next   mettle.Policy // nil until it is wrapped
+	tracer  trace.Tracer
+	name    string
+	options []trace.SpanStartOption // made once, since every call would pay for them
+	open    func(s *spans, ctx context.Context) (context.Context, ending)
+	next    mettle.Policy // nil until it is wrapped
 }
 
 // ending closes a span whose operation has ended with err.
@@ -103,7 +106,7 @@ func notSampled(context.Context, error) {}
 
 func (s *spans) attempt(ctx context.Context) (context.Context, ending) {
 	n := mettle.Attempt(ctx)
-	ctx, span := s.tracer.Start(ctx, s.name, trace.WithSpanKind(trace.SpanKindClient))
+	ctx, span := s.tracer.Start(ctx, s.name, s.options...)
 	if !span.IsRecording() {
 		return ctx, notSampled
 	}
@@ -121,7 +124,7 @@ func (s *spans) attempt(ctx context.Context) (context.Context, ending) {
 }
 
 func (s *spans) call(ctx context.Context) (context.Context, ending) {
-	ctx, span := s.tracer.Start(ctx, s.name)
+	ctx, span := s.tracer.Start(ctx, s.name, s.options...)
 	if !span.IsRecording() {
 		return ctx, notSampled
 	}
