@@ -170,6 +170,97 @@ func TestKnownBudget(t *testing.T) {
 	}
 }
 
+// aws returns the retry quota of the AWS SDKs as of 2026 (AWS SDKs and Tools Reference
+// Guide, Retry behavior).
+func aws() *retry.Budget {
+	return retry.NewBudget(retry.BudgetConfig{
+		Burst: 500, Ratio: 1, MinPerSecond: -1, RefundSuccess: true,
+		Costs: retry.Costs{Failure: 14, Overload: 5, Timeout: 14},
+	})
+}
+
+// quota lets a client with that quota live through a world in which attempts fail as fate
+// says. It returns the resends and the first tries that succeeded, in each second.
+func quota(t *testing.T, rate float64, until time.Duration, fate func(at time.Duration, d sim.Draw) error) (resends, first []int) {
+	resends, first = make([]int, until/time.Second+1), make([]int, until/time.Second+1)
+	synctest.Test(t, func(*testing.T) {
+		policy := retry.New(retry.Config{Backoff: retry.Constant(0), Budget: aws()})
+		sim.New(sim.Config{
+			Seed: 4, Until: until, Drain: time.Second, Deadline: time.Second, Arrivals: sim.Constant(rate),
+			Work: func(w *sim.World, _ context.Context, r *sim.Request) error {
+				n, at := int(r.Sends.Add(1)), w.Now()
+				w.Sent(r, sim.Reply{})
+				time.Sleep(2 * time.Millisecond)
+				err := fate(at, r.Draw(w.Seed, n))
+				w.Lock()
+				defer w.Unlock()
+				if n > 1 {
+					resends[at/time.Second]++
+				} else if err == nil {
+					first[at/time.Second]++
+				}
+				return err
+			},
+		}).Run([]sim.Caller{func(ctx context.Context, _ int, op func(context.Context) error) error {
+			return policy.Do(ctx, op)
+		}})
+	})
+	return resends, first
+}
+
+// R4: a full quota pays for 500/14 resends of what fails for a moment and for 500/5 of what
+// is throttled, however long that lasts. After it every first try that succeeds brings a
+// token back.
+//
+// Spec: R20
+func TestKnownQuota(t *testing.T) {
+	sum := func(counts []int) (n int) {
+		for _, c := range counts {
+			n += c
+		}
+		return n
+	}
+	for failure, price := range map[error]int{sim.ErrGone: 14, sim.ErrRefused: 5} {
+		resends, first := quota(t, 20, 40*time.Second, func(at time.Duration, _ sim.Draw) error {
+			if at/(10*time.Second)%2 == 1 { // from 10 s to 20 s, and from 30 s to 40 s
+				return failure
+			}
+			return nil
+		})
+		assert.Zero(t, sum(resends[:10])+sum(resends[20:30]), failure)
+		assert.Equal(t, 500/price, sum(resends[10:20]), failure)
+		earned := sum(first[20:30])
+		assert.Greater(t, earned, 150, failure)
+		assert.Equal(t, (500%price+earned)/price, sum(resends[30:]), failure)
+	}
+}
+
+// R4, where a share p of all attempts fails: a call earns 1-p tokens, and each of its
+// resends that fails in turn costs 14. Up to 21.5 % that pays for all resends, which are
+// p+p² for each call; above that a resend is allowed with the probability a that balances
+// the account, 1-p = 14(p²a+p³a²).
+func TestKnownQuotaInBalance(t *testing.T) {
+	notUnderRace(t)
+	const rate, warm, until = 500.0, 20, 120 // per second, seconds
+	for _, p := range []float64{0.1, 0.2, 0.3, 0.5, 0.8} {
+		a := 1.0
+		if 1-p < 14*p*p*(1+p) {
+			a = (math.Sqrt(1+4*(1-p)/(14*p)) - 1) / (2 * p) // p³a²+p²a = (1-p)/14
+		}
+		resends, _ := quota(t, rate, until*time.Second, func(_ time.Duration, d sim.Draw) error {
+			if d.Purpose = sim.ForFailure; d.Uniform() < p {
+				return sim.ErrFailed
+			}
+			return nil
+		})
+		got := 0
+		for _, n := range resends[warm:until] {
+			got += n
+		}
+		assert.InEpsilon(t, p*a+p*p*a*a, float64(got)/(rate*(until-warm)), 0.02, "p %v", p)
+	}
+}
+
 // R6: a client that throttles itself as the SRE book has it (chapter 21), here that of
 // kratos with its K of 1/0.6, sends K times what is accepted, and finds out about an
 // outage when the share of its window that is left from before has fallen to 1/K.
