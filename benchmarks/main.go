@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/mettle-go/mettle/benchmarks/chart"
@@ -28,7 +29,8 @@ Measures in two parts, beside other libraries: overhead, what a call pays for be
 protected, and the scorecard, how many calls succeed through all sorts of trouble, which
 is simulated. All of both goes into benchmarks/data, with the tables made of it in
 benchmarks/RESULTS.md. What is only a part of it, or was interrupted, goes into
-benchmarks/out. Progress goes to standard error, the tables to standard output as well.
+benchmarks/out, and so does once a minute what there is so far. Progress goes to standard
+error, the tables to standard output as well.
 
 Overhead is worth something only if nothing else runs on the machine. The scorecard does
 not depend on how fast the machine is, or how busy.
@@ -96,7 +98,7 @@ func (o options) whole() bool {
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	o, err := parse(os.Args[1:], os.Stderr)
 	switch {
@@ -231,52 +233,83 @@ func overhead(ctx context.Context, dir, command string, o options) (err error) {
 }
 
 // score runs the scorecard and writes it down. What there is when it fails or is
-// interrupted is written as well.
+// interrupted is written as well, and once a minute what there is so far.
 func score(ctx context.Context, dir, command string, o options, plan scorecard.Plan) error {
 	data := filepath.Join(dir, dataFolder, scorecardFile)
-	var d *scorecard.Data
-	var failure error
 	if o.table {
-		text, err := os.ReadFile(data)
-		if errors.Is(err, os.ErrNotExist) {
+		d, err := readScorecard(data)
+		if d == nil || err != nil {
+			return err
+		}
+		fmt.Print(d.BarTable())
+		if o.dry {
 			return nil
 		}
-		if err == nil {
-			d, err = scorecard.Read(bytes.NewReader(text))
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", data, err)
-		}
-	} else if d, failure = simulate(ctx, dir, command, plan); d == nil {
+		return page(dir, d)
+	}
+	part := filepath.Join(dir, partFolder, scorecardFile)
+	if o.out != "" {
+		part = filepath.Join(o.out, scorecardFile)
+	}
+	keep := func(d *scorecard.Data) error { return writeScorecard(part, d) }
+	if o.dry {
+		keep = func(*scorecard.Data) error { return nil }
+	}
+	d, failure := simulate(ctx, dir, command, plan, keep)
+	if d == nil {
 		return failure
 	}
 	fmt.Print(d.BarTable())
-	if o.dry {
+	switch {
+	case o.dry:
 		return failure
-	}
-	if !o.table {
-		switch {
-		case o.out != "":
-			data = filepath.Join(o.out, scorecardFile)
-		case !o.whole() || failure != nil:
-			data = filepath.Join(dir, partFolder, scorecardFile)
-		}
-		var text bytes.Buffer
-		if err := errors.Join(d.Write(&text), write(data, text.Bytes())); err != nil {
+	case failure != nil || !o.whole() || o.out != "":
+		if err := keep(d); err != nil {
 			return errors.Join(failure, err)
 		}
-		fmt.Fprintln(os.Stderr, "figures are in", data)
-		if o.out != "" && failure == nil && o.whole() {
+		fmt.Fprintln(os.Stderr, "figures are in", part)
+		if failure == nil && o.whole() {
 			return charts(o.out, d)
 		}
-		if failure != nil || o.out != "" || !o.whole() {
-			return failure
-		}
+		return failure
 	}
+	if err := writeScorecard(data, d); err != nil {
+		return err
+	}
+	fmt.Fprintln(os.Stderr, "figures are in", data)
+	return page(dir, d)
+}
+
+// page puts the scorecard into RESULTS.md, and draws its charts.
+func page(dir string, d *scorecard.Data) error {
 	if err := charts(filepath.Join(dir, chartFolder), d); err != nil {
 		return err
 	}
 	return splice(filepath.Join(dir, resultsFile), scorecardPart, d.Markdown())
+}
+
+// readScorecard returns what writeScorecard wrote, nil if there is no such file.
+func readScorecard(file string) (*scorecard.Data, error) {
+	text, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	d, err := scorecard.Read(bytes.NewReader(text))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return d, nil
+}
+
+func writeScorecard(file string, d *scorecard.Data) error {
+	var text bytes.Buffer
+	if err := d.Write(&text); err != nil {
+		return err
+	}
+	return write(file, text.Bytes())
 }
 
 // charts draws all charts of the page.

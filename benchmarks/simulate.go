@@ -21,8 +21,8 @@ import (
 )
 
 // simulate runs the scorecard and returns its figures: with an error those that it has
-// by then, nil if there are none.
-func simulate(ctx context.Context, dir, command string, plan scorecard.Plan) (*scorecard.Data, error) {
+// by then, nil if there are none. Now and then it hands over to keep what there is so far.
+func simulate(ctx context.Context, dir, command string, plan scorecard.Plan, keep func(*scorecard.Data) error) (*scorecard.Data, error) {
 	tmp, err := os.MkdirTemp("", "scorecard")
 	if err != nil {
 		return nil, err
@@ -36,23 +36,34 @@ func simulate(ctx context.Context, dir, command string, plan scorecard.Plan) (*s
 	if _, err := output(ctx, dir, "go", "test", "-c", "-o", binary, "./scorecard"); err != nil {
 		return nil, err
 	}
-	results, failure := runJobs(ctx, binary, plan.Jobs(), p)
-	if len(results) == 0 {
-		return nil, failure
-	}
-	head, err := scorecardHead(dir, command, plan)
+	head, err := scorecardHead(ctx, dir, command, plan)
 	if err != nil {
 		return nil, err
+	}
+	kept := time.Now()
+	results, failure := runJobs(ctx, binary, plan.Jobs(), p, func(results []scorecard.Result) error {
+		if time.Since(kept) < time.Minute {
+			return nil
+		}
+		kept = time.Now()
+		return keep(scorecard.Summarize(head, results))
+	})
+	if len(results) == 0 {
+		return nil, failure
 	}
 	return scorecard.Summarize(head, results), failure
 }
 
-// runJobs gives the jobs to as many workers as there are processors. It returns the
-// results that there are when all is done or something failed.
-func runJobs(ctx context.Context, binary string, jobs []scorecard.Job, p *progress) ([]scorecard.Result, error) {
+// runJobs gives the jobs to as many workers as there are processors, in their order. It
+// returns the results that there are when all is done or something failed, and hands over
+// to each those that there are after every job.
+func runJobs(ctx context.Context, binary string, jobs []scorecard.Job, p *progress, each func([]scorecard.Result) error) ([]scorecard.Result, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	queue := make(chan scorecard.Job)
+	queue, all := make(chan scorecard.Job), 0.0
+	for _, job := range jobs {
+		all += job.Cost
+	}
 	go func() {
 		defer close(queue)
 		for _, job := range jobs {
@@ -67,17 +78,18 @@ func runJobs(ctx context.Context, binary string, jobs []scorecard.Job, p *progre
 		mu      sync.Mutex
 		results []scorecard.Result
 		errs    []error
+		done    float64 // of the cost of all
 		workers sync.WaitGroup
 	)
 	begun := time.Now()
 	for range runtime.NumCPU() {
 		workers.Go(func() {
-			err := runWorker(ctx, binary, queue, func(r scorecard.Result) {
+			err := runWorker(ctx, binary, queue, func(job scorecard.Job, r scorecard.Result) error {
 				mu.Lock()
 				defer mu.Unlock()
-				results = append(results, r)
-				left := time.Since(begun) / time.Duration(len(results)) * time.Duration(len(jobs)-len(results))
-				p.step(fmt.Sprintf("%d of %d runs, about %v to go", len(results), len(jobs), left.Round(time.Second)), r.Cell)
+				results, done = append(results, r), done+job.Cost
+				p.step(fmt.Sprintf("%d of %d runs, about %v to go", len(results), len(jobs), left(time.Since(begun), done, all)), r.Cell)
+				return each(results)
 			})
 			if err != nil {
 				mu.Lock()
@@ -94,8 +106,16 @@ func runJobs(ctx context.Context, binary string, jobs []scorecard.Job, p *progre
 	return results, errors.Join(errs...)
 }
 
+// left is how long it takes to do the rest of all, when what is done took so long.
+func left(took time.Duration, done, all float64) time.Duration {
+	if done <= 0 {
+		return 0
+	}
+	return time.Duration(float64(took) * (all - done) / done).Round(time.Second)
+}
+
 // runWorker runs jobs in a process of its own, one after the other.
-func runWorker(ctx context.Context, binary string, jobs <-chan scorecard.Job, done func(scorecard.Result)) error {
+func runWorker(ctx context.Context, binary string, jobs <-chan scorecard.Job, done func(scorecard.Job, scorecard.Result) error) error {
 	cmd := exec.CommandContext(ctx, binary, "-test.run=^TestWorker$", "-test.timeout=24h", "-work")
 	// One processor each: a bubble has hardly more than one goroutine that is awake. And
 	// more garbage before it is collected, since there is little else than garbage.
@@ -129,7 +149,7 @@ func runWorker(ctx context.Context, binary string, jobs <-chan scorecard.Job, do
 }
 
 // feed hands out jobs one by one and takes their results.
-func feed(in io.Writer, lines *bufio.Scanner, jobs <-chan scorecard.Job, done func(scorecard.Result), other io.Writer) error {
+func feed(in io.Writer, lines *bufio.Scanner, jobs <-chan scorecard.Job, done func(scorecard.Job, scorecard.Result) error, other io.Writer) error {
 	for job := range jobs {
 		if _, err := fmt.Fprintln(in, job); err != nil {
 			return err
@@ -147,7 +167,9 @@ func feed(in io.Writer, lines *bufio.Scanner, jobs <-chan scorecard.Job, done fu
 			if err := json.Unmarshal([]byte(text), &r); err != nil {
 				return fmt.Errorf("%v: %w", job, err)
 			}
-			done(r)
+			if err := done(job, r); err != nil {
+				return err
+			}
 			break
 		}
 	}
@@ -155,13 +177,12 @@ func feed(in io.Writer, lines *bufio.Scanner, jobs <-chan scorecard.Job, done fu
 }
 
 // scorecardHead is what is true of all figures.
-func scorecardHead(dir, command string, plan scorecard.Plan) ([][2]string, error) {
-	// Not under the context of the run: an interrupted one has a head as well.
-	versions, err := output(context.Background(), dir, "go", append([]string{"list", "-m", "-f", "{{.Path}}@{{.Version}}"}, scorecardPeers...)...)
+func scorecardHead(ctx context.Context, dir, command string, plan scorecard.Plan) ([][2]string, error) {
+	versions, err := output(ctx, dir, "go", append([]string{"list", "-m", "-f", "{{.Path}}@{{.Version}}"}, scorecardPeers...)...)
 	if err != nil {
 		return nil, err
 	}
-	revision, err := output(context.Background(), dir, "git", "describe", "--always", "--dirty")
+	revision, err := output(ctx, dir, "git", "describe", "--always", "--dirty")
 	if err != nil {
 		revision = "unknown" // not a clone
 	}

@@ -72,26 +72,17 @@ func (d *Data) Verdicts() (all []Verdict) {
 // Beside is the bar that every scenario has.
 const Beside = "goodput beside the best peer without settings"
 
-// beside compares goodput with that of the best peer as it comes. What two runs with the
-// same arrivals differ by within their common noise is no difference: the bar is at
-// 0.995 of the peer's.
+// beside compares goodput with that of the best peer as it comes, over the seeds that
+// both have. What two runs with the same arrivals differ by within their common noise is
+// no difference: the bar is at 0.995 of the peer's.
 func (d *Data) beside(s Scenario, c Cell) (v Verdict, ok bool) {
-	cell := s.ID + "/" + c.Name
-	own, ok := d.Stats[Key{cell, c.ours(), Goodput}]
-	if !ok {
-		return v, false
-	}
-	best, peer := 0.0, ""
+	v = Verdict{Scenario: s.ID, Cell: s.ID + "/" + c.Name, Bar: Beside, Limit: 0.995, AtLeast: true}
 	for _, k := range Contenders() {
-		if s, ok := d.Stats[Key{cell, k.Name, Goodput}]; ok && k.Kind == Peer && s.Mean > best {
-			best, peer = s.Mean, k.Name
+		if ahead, has := d.Stats[Key{v.Cell, k.Name, Ahead}]; has && (!ok || ahead.Mean < v.Figure.Mean) {
+			v.Figure, v.Peer, ok = ahead, k.Name, true
 		}
 	}
-	if peer == "" {
-		return v, false
-	}
-	ratio := Stat{own.Seeds, own.Mean / best, own.Half / best}
-	return Verdict{Scenario: s.ID, Cell: cell, Bar: Beside, Figure: ratio, Limit: 0.995, AtLeast: true, Peer: peer}, true
+	return v, ok
 }
 
 // BarTable returns the table of bars: the worst cell of each.

@@ -84,7 +84,7 @@ func verdicts(t *testing.T, seed uint64) []Verdict {
 				t.Parallel()
 				turns <- struct{}{}
 				defer func() { <-turns }()
-				r, err := Job{job.Cell, seed, OursAlone}.Do(bubble(t))
+				r, err := Job{Cell: job.Cell, Seed: seed, Who: OursAlone}.Do(bubble(t))
 				require.NoError(t, err)
 				mu.Lock()
 				defer mu.Unlock()
@@ -106,8 +106,8 @@ func notUnderRace(t *testing.T) {
 // What is written is read again, and judged in the same way.
 func TestDataRoundTrip(t *testing.T) {
 	results := []Result{
-		{Cell: "S4/p=0.3", Seed: 2, Measures: map[string]Measures{"mettle": {Possible: 1, Goodput: 400, Opens: 0}, "gobreaker": {Goodput: 500}, "oracle": {Goodput: 600}}},
-		{Cell: "S4/p=0.3", Seed: 1, Measures: map[string]Measures{"mettle": {Possible: 0.9, Goodput: 300, Opens: 0}, "gobreaker": {Goodput: 400}, "oracle": {Goodput: 600}}},
+		{Cell: "S4/p=0.3", Seed: 2, Measures: map[string]Measures{"mettle": {Possible: 1, Goodput: 400, Opens: 0}, "gobreaker": {Goodput: 500, Ahead: 0.8}, "oracle": {Goodput: 600}}},
+		{Cell: "S4/p=0.3", Seed: 1, Measures: map[string]Measures{"mettle": {Possible: 0.9, Goodput: 300, Opens: 0}, "gobreaker": {Goodput: 400, Ahead: 0.75}, "oracle": {Goodput: 600}}},
 		{Cell: "S1/for=30s/how=fast/clients=10", Seed: 1, Measures: map[string]Measures{"mettle": {Recover: 2.5}}, Curves: map[string][]float64{"mettle": {3, 2, 1}}},
 	}
 	d := Summarize([][2]string{{"command", "none: at all"}}, results)
@@ -126,7 +126,7 @@ func TestDataRoundTrip(t *testing.T) {
 	assert.Equal(t, d.BarTable(), again.BarTable())
 	for _, want := range []string{
 		"| S1 | recovered, seconds after 30 s | ≤ 2 | 2.5 | 0 | for=30s/how=fast/clients=10 | 0 of 1 | **fail** |",
-		"| S4 | openings below the threshold of 0.5 | ≤ 0 | 0 | 0 | p=0.3 | 1 of 1 | pass |",
+		"| S4 | openings though fewer fail than its threshold, 0.8 | ≤ 0 | 0 | 0 | p=0.3 | 1 of 1 | pass |",
 		"| p=0.3, gobreaker | 0 of 1 | **fail** |",
 	} {
 		assert.Contains(t, again.BarTable(), want)
@@ -159,11 +159,44 @@ func TestScenarios(t *testing.T) {
 			who := c.contenders(Everybody)
 			assert.Equal(t, Best, who[0].Kind, name)
 			assert.True(t, slices.ContainsFunc(who, func(k Contender) bool { return k.Name == c.ours() }), name)
-			job, err := ParseJob(Job{name, 7, Judged}.String())
+			job, err := ParseJob(Job{Cell: name, Seed: 7, Who: Judged}.String())
 			require.NoError(t, err)
-			assert.Equal(t, Job{name, 7, Judged}, job)
+			assert.Equal(t, Job{Cell: name, Seed: 7, Who: Judged}, job)
 		}
 	}
-	assert.Equal(t, "S4/p=0.1 1 0", Plan{Only: []string{"S4"}, Seeds: 2}.Jobs()[0].String())
-	assert.Len(t, Plan{Only: []string{"S4/p=0.1"}, Seeds: 2}.Jobs(), 2)
+}
+
+// All cells have their turn with one seed before the next, the longest first. Ours has all
+// seeds in the cells where that was promised, and others have some.
+func TestPlan(t *testing.T) {
+	for _, plan := range []Plan{{Seeds: 30}, {Seeds: 3, Quick: true}, {Only: []string{"S4"}, Seeds: 10}} {
+		seeds := make(map[string]int)
+		jobs := plan.Jobs()
+		for i, job := range jobs {
+			seeds[job.Cell]++
+			assert.Equal(t, seeds[job.Cell], int(job.Seed), job)
+			assert.Positive(t, job.Cost, job)
+			if i > 0 && jobs[i-1].Seed == job.Seed {
+				assert.GreaterOrEqual(t, jobs[i-1].Cost, job.Cost, job)
+			} else if i > 0 {
+				assert.Equal(t, jobs[i-1].Seed+1, job.Seed, job)
+			}
+		}
+		for cell, n := range seeds {
+			if c, err := find(cell); c.Seeds > 0 {
+				require.NoError(t, err)
+				assert.Equal(t, min(c.Seeds, plan.Seeds), n, cell)
+				id, _, _ := strings.Cut(cell, "/")
+				assert.NotContains(t, []string{"S0", "S1", "S4", "S6", "S9"}, id)
+			} else {
+				assert.Equal(t, plan.Seeds, n, cell)
+			}
+		}
+	}
+	who := make(map[Who]int)
+	for _, job := range (Plan{Only: []string{"S4/p=0.1"}, Seeds: 30}).Jobs() {
+		who[job.Who]++
+	}
+	assert.Equal(t, map[Who]int{Everybody: othersSeeds, OursAlone: 30 - othersSeeds}, who)
+	assert.Equal(t, Judged, Plan{Quick: true, Seeds: 2}.Jobs()[0].Who)
 }

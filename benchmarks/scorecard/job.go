@@ -1,6 +1,7 @@
 package scorecard
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -14,6 +15,8 @@ type Job struct {
 	Cell string // of which scenario, as in S4/p=0.3
 	Seed uint64 // from 1
 	Who  Who
+	// Cost is what the job takes, beside others: who is to run jobs need not know.
+	Cost float64
 }
 
 // Who says who takes part besides the oracle.
@@ -32,6 +35,8 @@ func (w Who) takes(c Cell, k Contender) bool {
 	case k.Kind == Best:
 		return true
 	case c.Only != nil && !slices.Contains(c.Only, k.Name):
+		return false
+	case k.Kind == Tuned && c.Plain:
 		return false
 	case w == Judged:
 		return k.Kind == Ours || k.Kind == Peer
@@ -58,25 +63,57 @@ type Plan struct {
 	Seeds int      // at most
 }
 
+// How many seeds those have at most whom no bar is about: their figures are there to
+// compare with, and most of them differ from ours by far more than their intervals.
+const (
+	othersSeeds = 8 // unless the cell says otherwise
+	othersQuick = 1
+)
+
 // Jobs returns the jobs of the plan: all cells with the first seed, then with the next,
-// so that what an interrupted run has is even.
+// so that what an interrupted run has is even. Among those of a seed the longest come
+// first, so that nobody begins one when all others are about to end.
 func (p Plan) Jobs() (jobs []Job) {
-	who := Everybody
-	if p.Quick {
-		who = Judged
-	}
 	for seed := 1; seed <= p.Seeds; seed++ {
+		first := len(jobs)
 		for _, s := range Scenarios() {
 			for _, c := range s.Cells {
 				name := s.ID + "/" + c.Name
 				if p.Quick && !c.Quick || c.Seeds > 0 && seed > c.Seeds || !p.wants(s.ID, name) {
 					continue
 				}
-				jobs = append(jobs, Job{name, uint64(seed), who})
+				who := p.who(c, seed)
+				jobs = append(jobs, Job{name, uint64(seed), who, c.cost(who)})
 			}
 		}
+		slices.SortStableFunc(jobs[first:], func(a, b Job) int { return cmp.Compare(b.Cost, a.Cost) })
 	}
 	return jobs
+}
+
+// who returns who takes part in a cell with a seed.
+func (p Plan) who(c Cell, seed int) Who {
+	switch {
+	case seed > c.others(), p.Quick && seed > othersQuick:
+		return OursAlone
+	case p.Quick:
+		return Judged
+	default:
+		return Everybody
+	}
+}
+
+// cost is about how many microseconds of a processor a run of the cell takes.
+func (c Cell) cost(who Who) (sum float64) {
+	calls := c.setting.rate.Integral(0, c.setting.until) * float64(max(c.fan, 1)*max(c.layers, 1))
+	for _, k := range c.contenders(who) {
+		each := 4.0
+		if strings.HasPrefix(k.Name, "failsafe") {
+			each = 9 // it makes goroutines and many objects
+		}
+		sum += each * calls
+	}
+	return sum
 }
 
 func (p Plan) wants(id, cell string) bool {
@@ -151,6 +188,12 @@ func (j Job) Do(bubble func(func())) (Result, error) {
 		r.Measures[k.Name] = c.measure(t, best)
 		if c.Curve {
 			r.Curves[k.Name] = t.curve()
+		}
+	}
+	own := r.Measures[c.ours()][Goodput]
+	for _, k := range c.contenders(j.Who) {
+		if k.Kind == Peer {
+			r.Measures[k.Name][Ahead] = own / max(r.Measures[k.Name][Goodput], 1)
 		}
 	}
 	return r, nil

@@ -35,6 +35,7 @@ const (
 	Cut       = "cut"      // p99.9 without hedges over that with them
 	Extra     = "extra"    // calls beyond those that are needed, over those
 	Probes    = "probes"   // attempts in a second and per client, once the fault is detected
+	Ahead     = "ahead"    // of a peer: goodput of ours over its own, with the same seed, at least one a second
 )
 
 const (

@@ -18,6 +18,7 @@ func steady() Scenario {
 			s.Cells = append(s.Cells, Cell{
 				Name:  fmt.Sprintf("load=%g/p=%g", load, p),
 				Quick: load == 0.9 && p == 0.01, load: load, p: p,
+				Others: 2, Plain: load != 0.9 || p < 0.01, // an hour for ours, in all seeds
 				setting: setting{rate: sim.Constant(load * capacity), until: span, server: server},
 				measure: func(t, best *trial) Measures { return t.whole(best, 0, t.until) },
 			})
@@ -41,9 +42,14 @@ func outage() Scenario {
 				}
 				server := sim.NewPlant()
 				server.Down = []sim.Outage{{At: warmup, For: length, Hang: hang}}
+				others := 0
+				if clients != 10 {
+					others = 4
+				}
 				s.Cells = append(s.Cells, Cell{
 					Name:  fmt.Sprintf("for=%v/how=%s/clients=%d", length, how(hang), clients),
 					Quick: clients == 10, length: length, hang: hang,
+					Others: others, Plain: clients != 10,
 					Curve: clients == 10 && length == 30*time.Second,
 					setting: setting{
 						rate: sim.Constant(0.8 * capacity), clients: clients, server: server,
@@ -79,7 +85,7 @@ func longOutage() Scenario {
 		server.Down = []sim.Outage{{At: warmup, For: length, Hang: hang}}
 		s.Cells = append(s.Cells, Cell{
 			Name:  "how=" + how(hang),
-			Quick: hang, Seeds: 5, hang: hang,
+			Quick: hang, Seeds: 5, Others: 2, hang: hang,
 			Only: append(breaking(), "timeout"),
 			setting: setting{
 				rate: sim.Constant(load), server: server,
@@ -124,8 +130,15 @@ func partial() Scenario {
 	}
 	s.Bars = []Bar{
 		{Text: "goodput over λ(1-p)", Measure: Possible, Limit: at(0.98), AtLeast: true},
-		{Text: "openings below the threshold of 0.5", Measure: Opens, Limit: at(0), Cells: func(c Cell) bool { return c.p < 0.5 }},
+		{Text: belowThreshold, Measure: Opens, Limit: at(0), Cells: func(c Cell) bool { return c.p < threshold }},
 		{Text: "attempts over requests", Measure: Amplified, Limit: at(1.1)},
 	}
 	return s
 }
+
+// threshold is the share of failures at which a breaker without settings says that it
+// opens. Below it, it should not.
+const (
+	threshold      = 0.8
+	belowThreshold = "openings though fewer fail than its threshold, 0.8"
+)

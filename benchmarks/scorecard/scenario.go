@@ -18,6 +18,10 @@ type Cell struct {
 	Quick bool   // belongs to the quick run as well
 	// Seeds is how many there are at most, for cells that are long. Zero: no limit.
 	Seeds int
+	// Others is how many of them those have whom no bar is about. Zero: othersSeeds.
+	Others int
+	// Plain is without those who are tuned: for cells that have little to tell of them.
+	Plain bool
 	// Ours is the contender that the bars are about. Empty: mettle, without settings.
 	Ours string
 	// Extra are contenders besides the usual ones.
@@ -32,6 +36,7 @@ type Cell struct {
 	hang    bool
 	slow    bool // everything is, in the end
 	fan     int  // calls that a request needs
+	layers  int  // that a call goes through; zero: one
 	setting setting
 	measure func(t, best *trial) Measures
 }
@@ -41,6 +46,14 @@ func (c Cell) ours() string {
 		return c.Ours
 	}
 	return "mettle"
+}
+
+// others returns how many seeds those have at most whom no bar is about.
+func (c Cell) others() int {
+	if c.Others > 0 {
+		return c.Others
+	}
+	return othersSeeds
 }
 
 // at is a limit that is the same in all cells.

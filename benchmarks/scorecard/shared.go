@@ -24,7 +24,7 @@ func shards() Scenario {
 		for _, hang := range []bool{false, true} {
 			c := Cell{
 				Name:  fmt.Sprintf("keys=%s/how=%s", map[bool]string{true: "known", false: "unknown"}[known], how(hang)),
-				Quick: true, hang: hang,
+				Quick: true, Others: 5, hang: hang,
 				setting: setting{
 					rate: sim.Constant(0.8 * capacity), keys: parts,
 					from: warmup, to: warmup + length, until: warmup + length + 20*time.Second,
@@ -106,9 +106,9 @@ func hanging() Scenario {
 	for _, sized := range []bool{false, true} {
 		c := Cell{
 			Name:  "bulkhead=default",
-			Quick: true, Seeds: 10,
+			Quick: true, Seeds: 10, Others: 3,
 			setting: setting{
-				rate: sim.Constant(rate), clients: 1, until: 5 * time.Minute,
+				rate: sim.Constant(rate), clients: 1, until: 4 * time.Minute,
 				deadline: time.Second, attempt: 400 * time.Millisecond,
 				work:    slowWork,
 				callers: func(t *trial) []sim.Caller { return []sim.Caller{threaded(t, threads)} },
@@ -179,14 +179,14 @@ func manyClients() Scenario {
 			server.Fail = sim.Constant(p)
 			s.Cells = append(s.Cells, Cell{
 				Name:  fmt.Sprintf("p=%g/clients=%d", p, clients),
-				Quick: p == 0.3 && clients == 1000, Seeds: 10, p: p,
+				Quick: p == 0.3 && clients == 1000, Seeds: 10, Others: 3, Plain: p < 0.3, p: p,
 				setting: setting{rate: sim.Constant(0.5 * capacity), clients: clients, server: server, until: 3 * time.Minute},
 				measure: func(t, best *trial) Measures { return t.whole(best, 0, t.until) },
 			})
 		}
 	}
 	s.Bars = []Bar{
-		{Text: "openings below the threshold of 0.5", Measure: Opens, Limit: at(0)},
+		{Text: belowThreshold, Measure: Opens, Limit: at(0)},
 		{Text: "attempts over requests", Measure: Amplified, Limit: at(1.1)},
 	}
 	return s
@@ -323,7 +323,7 @@ func layers() Scenario {
 	s := Scenario{ID: "S6", Title: "three layers that resend"}
 	s.Cells = []Cell{{
 		Name:  "attempts=4",
-		Quick: true, Curve: true,
+		Quick: true, Curve: true, layers: 3,
 		setting: setting{
 			rate: sim.Constant(0.8 * capacity), server: server, attempts: 4,
 			from: warmup, to: warmup + length, until: warmup + length + aftermath,
@@ -358,7 +358,7 @@ func hops() Scenario {
 	s := Scenario{ID: "S16", Title: "three hops under one deadline"}
 	s.Cells = []Cell{{
 		Name:  "deadline=500ms",
-		Quick: true,
+		Quick: true, Others: 5, layers: 3,
 		setting: setting{
 			rate: sim.Constant(500), until: time.Minute, attempt: 400 * time.Millisecond,
 			plants: func() (servers []*sim.Server) {
