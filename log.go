@@ -20,9 +20,15 @@ import (
 // left_out. Changes of state are all logged.
 //
 // Each event has the attributes that it has fields for: policy, attempt, delay, elapsed,
-// from, to, and err, which is logged by its fields if it is one of ours. Those of a caller
-// belong into l, by its With. The context that l's handler gets is empty. LogTrace panics
-// when l is nil.
+// from, to, and err, which is logged by its fields if it is one of ours. The handler gets
+// the context of the event ([TraceEvent.Context]), so that one which adds the trace and the
+// span of a context, or what a request is called, adds those of the call. What is the same for
+// all calls belongs into l, by its With.
+//
+// A call waits while the handler takes what it has to log, with no lock of ours held. A
+// handler that hangs holds perSecond calls for each kind of event, and those that change the
+// state of a breaker; to all others it is as if the second had not ended. LogTrace panics when
+// l is nil.
 func LogTrace(l *slog.Logger, perSecond int) *Trace {
 	switch {
 	case l == nil:
@@ -35,10 +41,11 @@ func LogTrace(l *slog.Logger, perSecond int) *Trace {
 	hook := func(level slog.Level, text string) func(TraceEvent) {
 		r := &logRate{most: perSecond}
 		return func(e TraceEvent) {
-			if !l.Enabled(context.Background(), level) {
+			if !l.Enabled(e.context(), level) {
 				return
 			}
 			if leftOut, ok := r.take(time.Now()); ok {
+				defer r.done() // also when the handler panics
 				e.log(l, level, text, leftOut)
 			}
 		}
@@ -64,6 +71,14 @@ func LogTrace(l *slog.Logger, perSecond int) *Trace {
 	}
 }
 
+// context is never nil, whoever has made e.
+func (e TraceEvent) context() context.Context {
+	if e.Context == nil {
+		return context.Background()
+	}
+	return e.Context
+}
+
 func (e TraceEvent) log(l *slog.Logger, level slog.Level, text string, leftOut int) {
 	attrs := make([]slog.Attr, 0, 8)
 	attrs = append(attrs, slog.String("policy", e.Policy))
@@ -85,7 +100,7 @@ func (e TraceEvent) log(l *slog.Logger, level slog.Level, text string, leftOut i
 	if leftOut > 0 {
 		attrs = append(attrs, slog.Int("left_out", leftOut))
 	}
-	l.LogAttrs(context.Background(), level, text, attrs...)
+	l.LogAttrs(e.context(), level, text, attrs...)
 }
 
 // logRate lets so many events a second pass.
@@ -95,6 +110,7 @@ type logRate struct {
 	mu      sync.Mutex // never held over the logger
 	since   time.Time  // when the second began
 	n       int        // events that have passed in it
+	busy    int        // events that the handler has not done with
 	leftOut int        // since the last that passed
 }
 
@@ -105,11 +121,19 @@ func (r *logRate) take(now time.Time) (leftOut int, ok bool) {
 	if now.Sub(r.since) >= time.Second {
 		r.since, r.n = now, 0
 	}
-	if r.n >= r.most {
+	if r.n >= r.most || r.busy >= r.most {
 		r.leftOut++
 		return 0, false
 	}
 	r.n++
+	r.busy++
 	leftOut, r.leftOut = r.leftOut, 0
 	return leftOut, true
+}
+
+// done says that an event which passed has been logged.
+func (r *logRate) done() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.busy--
 }

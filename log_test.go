@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -137,6 +138,92 @@ func TestLogTraceIsRateLimited(t *testing.T) {
 		}
 		if !reflect.DeepEqual(leftOut, []any{997.0}) {
 			t.Errorf("left out %v, want 997", leftOut)
+		}
+	})
+}
+
+// tagging is a handler that adds what it finds in the context, as those do that add a span.
+type tagging struct{ slog.Handler }
+
+type tagKey struct{}
+
+func (h tagging) Handle(ctx context.Context, r slog.Record) error {
+	r.AddAttrs(slog.Any("tag", ctx.Value(tagKey{})), slog.Int("within", mettle.Attempt(ctx)))
+	return h.Handler.Handle(ctx, r)
+}
+
+// The handler of the logger finds in the context what the caller has put there, and the
+// attempt that the event is of.
+//
+// Spec: O4
+func TestLogTraceHandsOnTheContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log jsonLog
+		hooks := mettle.LogTrace(slog.New(tagging{log.logger(slog.LevelDebug).Handler()}), 0)
+		ctx := mettle.WithTrace(context.WithValue(t.Context(), tagKey{}, "order 7"), hooks)
+		fails := func(context.Context) error { time.Sleep(time.Minute); return errors.New("down") }
+		forced := breaker.New(breaker.Config{})
+		forced.ForceOpen(breaker.Override{})
+		full := bulkhead.New(bulkhead.Config{Limit: 1, MaxWait: time.Second})
+		if _, ok := full.TryAcquire(); !ok {
+			t.Fatal("no slot")
+		}
+		for _, p := range []mettle.Policy{
+			mettle.Compose(
+				fallback.New(fallback.Config{Run: func(context.Context, error) error { return nil }}),
+				retry.New(retry.Config{MaxAttempts: 2, Backoff: retry.Constant(0)}),
+				hedge.New(hedge.Config{After: time.Second}),
+				breaker.New(breaker.Config{Consecutive: 1, OpenFor: time.Hour}),
+			), mettle.Compose(forced), mettle.Compose(full),
+		} {
+			_ = p.Do(ctx, fails)
+		}
+		within := map[string]float64{} // the highest attempt
+		for _, l := range log.lines(t) {
+			msg := l["msg"].(string)
+			if l["tag"] != "order 7" {
+				t.Errorf("%q has come with the tag %v", msg, l["tag"])
+			}
+			within[msg] = max(within[msg], l["within"].(float64))
+		}
+		want := map[string]float64{
+			"attempt failed": 2, "waiting": 1, "hedge sent": 2, "breaker changed": 1, "call refused": 2, "falling back": 0,
+		}
+		if !reflect.DeepEqual(within, want) {
+			t.Errorf("events were of the attempts %v, want %v", within, want)
+		}
+	})
+}
+
+// stuck is a handler that hangs until it is freed.
+type stuck struct {
+	slog.Handler
+	freed chan struct{}
+}
+
+func (s stuck) Handle(context.Context, slog.Record) error { <-s.freed; return nil }
+
+// A logger that hangs holds some calls for good, and not some more each second.
+func TestLogTraceOfALoggerThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		handler := stuck{slog.NewTextHandler(io.Discard, nil), make(chan struct{})}
+		hooks := mettle.LogTrace(slog.New(handler), 3)
+		var held atomic.Int64
+		for range 100 {
+			go func() {
+				held.Add(1)
+				hooks.Rejected(mettle.TraceEvent{Err: breaker.ErrOpen})
+				held.Add(-1)
+			}()
+			time.Sleep(time.Second)
+		}
+		if n := held.Load(); n != 3 {
+			t.Errorf("%d calls are held", n)
+		}
+		close(handler.freed)
+		synctest.Wait()
+		if n := held.Load(); n != 0 {
+			t.Errorf("%d calls are held by a handler that has been freed", n)
 		}
 	})
 }

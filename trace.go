@@ -38,6 +38,10 @@ type Trace struct {
 // TraceEvent is what a hook of a [Trace] is told. Fields that the hook does not
 // name are zero.
 type TraceEvent struct {
+	// Context is that of the call at the place of the event, and carries what the caller
+	// and the policies around have put there, such as a span: that of the attempt where there is
+	// one. It is never nil in what a policy of ours tells.
+	Context  context.Context
 	Policy   string        // the Name in the policy's Config, "" when it has none
 	Attempt  int           // 1 for the first attempt
 	Delay    time.Duration // of a wait, as it was planned

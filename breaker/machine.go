@@ -41,7 +41,7 @@ func (t *turn) end(ctx context.Context) {
 	}
 	for _, c := range t.changes {
 		trace.StateChanged(mettle.TraceEvent{
-			Policy: c.Name, From: c.From.String(), To: c.To.String(), Err: c.Err,
+			Context: ctx, Policy: c.Name, From: c.From.String(), To: c.To.String(), Err: c.Err,
 		})
 	}
 }
@@ -102,7 +102,7 @@ func (b *Breaker) ask(ctx context.Context, now int64) (ph *phase, v verdict, e *
 func (b *Breaker) reject(ctx context.Context, e *OpenError) error {
 	b.rest().rejected[e.kind].Add(1)
 	if t := mettle.ContextTrace(ctx); t != nil && t.Rejected != nil {
-		t.Rejected(mettle.TraceEvent{Policy: e.Name, Err: e})
+		t.Rejected(mettle.TraceEvent{Context: ctx, Policy: e.Name, Err: e})
 	}
 	return e
 }

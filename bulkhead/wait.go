@@ -34,7 +34,7 @@ type slots interface {
 // or the end of ctx. What clk reads is the time, and name is that of the policy.
 func wait(ctx context.Context, from slots, name string, maxWait time.Duration, clk clock.Clock) error {
 	if t := mettle.ContextTrace(ctx); t != nil && t.Wait != nil {
-		t.Wait(mettle.TraceEvent{Policy: name, Delay: longestWait(ctx, maxWait)})
+		t.Wait(mettle.TraceEvent{Context: ctx, Policy: name, Delay: longestWait(ctx, maxWait)})
 	}
 	// The hook and a foreign context's Done may block or panic. They come before the
 	// call is in the queue, where it could be granted a slot that nobody gives back.
@@ -97,7 +97,7 @@ func (c *counts) refuse(ctx context.Context, err *FullError) error {
 		c.refused.Add(1)
 	}
 	if t := mettle.ContextTrace(ctx); t != nil && t.Rejected != nil {
-		t.Rejected(mettle.TraceEvent{Policy: err.Name, Err: err})
+		t.Rejected(mettle.TraceEvent{Context: ctx, Policy: err.Name, Err: err})
 	}
 	return err
 }

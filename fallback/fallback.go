@@ -156,7 +156,7 @@ func Get[T any](ctx context.Context, p mettle.Policy, fn func(context.Context) (
 
 func fellBack(ctx context.Context, name string, err error) {
 	if t := mettle.ContextTrace(ctx); t != nil && t.FellBack != nil {
-		t.FellBack(mettle.TraceEvent{Policy: name, Err: err})
+		t.FellBack(mettle.TraceEvent{Context: ctx, Policy: name, Err: err})
 	}
 }
 

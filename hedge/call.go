@@ -100,7 +100,7 @@ func (c *call) attempt(r *run) error {
 	op := c.op
 	if r.n > 0 {
 		if t := mettle.ContextTrace(c.ctx); t != nil && t.Hedged != nil {
-			e := mettle.TraceEvent{Policy: c.h.name, Attempt: c.base + r.n, Err: r.cause}
+			e := mettle.TraceEvent{Context: r, Policy: c.h.name, Attempt: c.base + r.n, Err: r.cause}
 			if r.cause == nil {
 				e.Delay = c.delay
 			}

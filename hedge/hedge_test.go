@@ -647,6 +647,10 @@ func TestHookOnDelay(t *testing.T) {
 			time.Sleep(2 * time.Second)
 			return nil
 		})
+		if mettle.Attempt(got.Context) != 2 {
+			t.Errorf("the context is that of run %d", mettle.Attempt(got.Context))
+		}
+		got.Context = nil
 		if want := (mettle.TraceEvent{Policy: "h", Attempt: 2, Delay: time.Second}); got != want {
 			t.Errorf("told %+v, want %+v", got, want)
 		}

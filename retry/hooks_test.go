@@ -169,6 +169,12 @@ func TestHooksAreTold(t *testing.T) {
 		if want := (retry.Event{Policy: "payments", Attempt: 1, Delay: time.Second, Elapsed: time.Minute, Err: errDown}); event != want {
 			t.Errorf("OnRetry was told %+v, want %+v", event, want)
 		}
+		for _, e := range []*mettle.TraceEvent{&start, &done, &wait} {
+			if got := mettle.Attempt(e.Context); got != e.Attempt {
+				t.Errorf("the context of attempt %d is that of %d", e.Attempt, got)
+			}
+			e.Context = nil
+		}
 		if want := (mettle.TraceEvent{Policy: "payments", Attempt: 2}); start != want {
 			t.Errorf("AttemptStart was told %+v, want %+v", start, want)
 		}

@@ -324,8 +324,8 @@ var errAborted = errors.New("retry: the attempt panicked or called runtime.Goexi
 // direct makes an attempt that runs op.
 func (c *call) direct(ctx context.Context, op func(context.Context) error) error {
 	err := errAborted
-	defer func() { c.ended(err) }()
-	c.started()
+	defer func() { c.ended(ctx, err) }()
+	c.started(ctx)
 	err = op(ctx)
 	return err
 }
@@ -333,20 +333,20 @@ func (c *call) direct(ctx context.Context, op func(context.Context) error) error
 // through makes an attempt that runs op under next.
 func (c *call) through(ctx context.Context, next relay.Policy, op func(context.Context) error) error {
 	err := errAborted
-	defer func() { c.ended(err) }()
-	c.started()
+	defer func() { c.ended(ctx, err) }()
+	c.started(ctx)
 	c.now, err = next.DoAt(ctx, op, c.now)
 	return err
 }
 
 // started tells that an attempt begins.
-func (c *call) started() {
+func (c *call) started(ctx context.Context) {
 	if c.trace == nil {
 		return
 	}
 	if c.trace.AttemptStart != nil {
 		c.now = clock.Unknown
-		c.tellStart()
+		c.tellStart(ctx)
 	}
 	if c.trace.AttemptDone != nil {
 		c.attempt, c.traced = c.r.clock.Now(), true
@@ -354,20 +354,20 @@ func (c *call) started() {
 }
 
 // tellStart calls the hook. After one that panics nothing is sent.
-func (c *call) tellStart() {
+func (c *call) tellStart(ctx context.Context) {
 	told := false
 	defer func() {
 		if !told {
 			c.r.budget.Refund(c.charged)
 		}
 	}()
-	c.trace.AttemptStart(mettle.TraceEvent{Policy: c.r.name, Attempt: c.n})
+	c.trace.AttemptStart(mettle.TraceEvent{Context: ctx, Policy: c.r.name, Attempt: c.n})
 	told = true
 }
 
 // ended counts the attempt that ended with err. It is deferred, so that what AttemptStart
 // began can be ended when op panics.
-func (c *call) ended(err error) {
+func (c *call) ended(ctx context.Context, err error) {
 	if !c.traced {
 		c.count(err)
 		return
@@ -376,7 +376,7 @@ func (c *call) ended(err error) {
 	told := errAborted // by a hook that panics
 	defer func() { c.count(told) }()
 	elapsed := time.Duration(c.r.clock.Now() - c.attempt)
-	c.trace.AttemptDone(mettle.TraceEvent{Policy: c.r.name, Attempt: c.n, Elapsed: elapsed, Err: err})
+	c.trace.AttemptDone(mettle.TraceEvent{Context: ctx, Policy: c.r.name, Attempt: c.n, Elapsed: elapsed, Err: err})
 	told = err
 }
 
@@ -497,7 +497,7 @@ func (c *call) wait(attempt context.Context, delay time.Duration, err error) (ca
 		})
 	}
 	if t := c.trace; t != nil && t.Wait != nil {
-		t.Wait(mettle.TraceEvent{Policy: c.r.name, Attempt: c.n, Delay: delay, Err: err})
+		t.Wait(mettle.TraceEvent{Context: attempt, Policy: c.r.name, Attempt: c.n, Delay: delay, Err: err})
 	}
 	if delay > 0 {
 		timer := time.NewTimer(delay)

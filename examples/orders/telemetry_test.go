@@ -111,22 +111,40 @@ func (c *collector) sum(prefix string) (sum float64) {
 	return sum
 }
 
-// A collector learns of a run what its own output tells, by OTLP: each order that was not
-// queued behind another is a span, each request a client span below one, and the counts of
-// the policies are those of the summary.
+// A collector learns of a run what its own output tells, by OTLP, over either transport:
+// each order that was not queued behind another is a span, each attempt that reached the
+// transport a client span below one, and the counts of the policies are those of the summary.
 //
 // Spec: O2 (part)
 func TestTelemetry(t *testing.T) {
-	t.Parallel()
-	c := newCollector(t)
-	r := orders(t, t.Context(), "", "-otlp", c.URL, "-data", t.TempDir(), "-faults", write(t, "faults", quick), "-rate", "110")
-	r.settled(t, 400, 8)
-	require.NotContains(t, r.stdout, "-otlp")
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	assert.Equal(t, map[string]bool{"orders": true}, c.service)
+	for transport, isResend := range map[string]func(attempt map[string]string) bool{
+		"http": func(a map[string]string) bool { return a["http.request.resend_count"] != "" },
+		"grpc": func(a map[string]string) bool { return a["mettle.attempt"] != "1" },
+	} {
+		t.Run(transport, func(t *testing.T) {
+			t.Parallel()
+			c := newCollector(t)
+			r := orders(t, t.Context(), "", "-otlp", c.URL, "-transport", transport, "-data", t.TempDir(), "-faults", write(t, "faults", quick), "-rate", "110")
+			r.settled(t, 400, 8)
+			require.NotContains(t, r.stdout, "-otlp")
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			assert.Equal(t, map[string]bool{"orders": true}, c.service)
+			behind, resent := c.agrees(t, r)
+			name := map[string]string{"http": "POST", "grpc": "payments"}[transport]
+			attempts, resends := c.attempts(t, 400-behind, name, isResend)
+			assert.Greater(t, attempts, 400)
+			assert.Positive(t, resends)
+			assert.LessOrEqual(t, resends, resent, "a resend that the breaker refused is not sent")
+		})
+	}
+}
 
-	var fellBack, behind, resent int
+// agrees compares the metrics with what the run has printed, and returns how many orders
+// were queued behind another, and how many calls were resent.
+func (c *collector) agrees(t *testing.T, r result) (behind, resent int) {
+	t.Helper()
+	var fellBack int
 	_, err := fmt.Sscanf(r.stdout[strings.Index(r.stdout, "the fallback queued"):], "the fallback queued %d orders; %d more", &fellBack, &behind)
 	require.NoError(t, err)
 	_, err = fmt.Sscanf(r.stdout[strings.Index(r.stdout, "the retry resent"):], "the retry resent %d calls", &resent)
@@ -136,9 +154,15 @@ func TestTelemetry(t *testing.T) {
 	assert.Positive(t, c.sum("mettle.breaker.transitionsmap[from:closed policy:payments rule:"))
 	assert.Equal(t, 1.0, c.metrics["mettle.breaker.statemap[policy:payments state:closed]"], "it ends well")
 	assert.Zero(t, c.sum("mettle.dropped_metrics"))
+	return behind, resent
+}
 
+// attempts checks the spans: one for each order that was to be paid directly, and below
+// them those of the attempts, which it counts.
+func (c *collector) attempts(t *testing.T, orders int, name string, isResend func(map[string]string) bool) (all, resends int) {
+	t.Helper()
 	calls := map[string]*traces.Span{}
-	paid, attempts := 0, 0
+	paid, failed := 0, map[string]int{} // by error.type
 	for _, span := range c.spans {
 		if span.Kind == traces.Span_SPAN_KIND_INTERNAL {
 			calls[string(span.SpanId)] = span
@@ -148,22 +172,25 @@ func TestTelemetry(t *testing.T) {
 			assert.NotEqual(t, traces.Status_STATUS_CODE_ERROR, span.Status.GetCode(), "what was queued is no error")
 		}
 	}
-	assert.Equal(t, 400-behind, paid)
-	resends := 0
+	assert.Equal(t, orders, paid)
 	for _, span := range c.spans {
 		if span.Kind != traces.Span_SPAN_KIND_CLIENT || len(span.ParentSpanId) == 0 {
 			continue // the latter: what the audit asks is part of no order
 		}
-		attempts++
-		assert.Equal(t, "POST", span.Name)
+		all++
+		assert.Equal(t, name, span.Name)
 		require.Contains(t, calls, string(span.ParentSpanId))
-		if attributes(span.Attributes)["http.request.resend_count"] != "" {
+		told := attributes(span.Attributes)
+		if isResend(told) {
 			resends++
 		}
+		if span.Status.GetCode() == traces.Status_STATUS_CODE_ERROR {
+			failed[told["error.type"]]++
+		}
 	}
-	assert.Greater(t, attempts, 400)
-	assert.Positive(t, resends)
-	assert.LessOrEqual(t, resends, resent, "a resend that the breaker refused is not sent")
+	assert.Positive(t, failed[map[string]string{"POST": "503", "payments": "UNAVAILABLE"}[name]], "%v", failed)
+	assert.Zero(t, failed[""])
+	return all, resends
 }
 
 // A collector that is not there takes nothing away from a run but a line.

@@ -294,6 +294,29 @@ func TestOutcomes(t *testing.T) {
 	}
 }
 
+// An error says what its error.type is in a span, in the words of the protocol.
+//
+// Spec: O2 (part)
+func TestErrorType(t *testing.T) {
+	for code, want := range map[codes.Code]string{
+		codes.Unavailable: "UNAVAILABLE", codes.DeadlineExceeded: "DEADLINE_EXCEEDED", codes.DataLoss: "DATA_LOSS",
+	} {
+		told := ""
+		look := mettle.PolicyFunc(func(ctx context.Context, op func(context.Context) error) error {
+			err := op(ctx)
+			var typed interface{ ErrorType() string }
+			if errors.As(err, &typed) {
+				told = typed.ErrorType()
+			}
+			return err
+		})
+		class(t, t.Context(), look, func(context.Context, int) (*pb.SimpleResponse, error) {
+			return nil, status.Error(code, "so it is")
+		})
+		assert.Equal(t, want, told)
+	}
+}
+
 func TestResend(t *testing.T) {
 	handle := func(context.Context, int) (*pb.SimpleResponse, error) {
 		return nil, status.Error(codes.Aborted, "conflict")

@@ -1,6 +1,9 @@
 package mettlehttp
 
-import "log/slog"
+import (
+	"log/slog"
+	"strconv"
+)
 
 // LogValue returns the status, the host, the wait that the server asked for and what kept
 // the request from being sent again, as far as there are these, as a group.
@@ -42,3 +45,7 @@ func (e *attemptError) LogValue() slog.Value {
 }
 
 func (e timeoutError) LogValue() slog.Value { return slog.AnyValue(e.error) }
+
+// ErrorType returns the status as OpenTelemetry's conventions for HTTP have it, such as
+// "503": the error.type of a span.
+func (e *StatusError) ErrorType() string { return strconv.Itoa(e.Code) }

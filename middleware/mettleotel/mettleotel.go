@@ -48,9 +48,9 @@
 //	mettle.breaker.to    event
 //
 // The events, of the span of a call, are mettle.wait, mettle.rejected, mettle.hedged,
-// mettle.fell_back and mettle.breaker.changed. An error.type is the status of HTTP, a
-// type of Go, or one of timeout, breaker_open, bulkhead_full, rejected, canceled,
-// deadline_exceeded and panic.
+// mettle.fell_back and mettle.breaker.changed. An error.type is what the error says itself by a method ErrorType() string, which is
+// the status of HTTP and of gRPC, a type of Go, or one of timeout, breaker_open,
+// bulkhead_full, rejected, canceled, deadline_exceeded and panic.
 package mettleotel
 
 import (

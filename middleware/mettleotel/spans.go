@@ -194,20 +194,23 @@ func (c *callSpan) end(ctx context.Context, err error) {
 }
 
 // errorType describes an error in a few words that are the same for all of its kind: which
-// policy refused, a timeout, a cancellation, or else the type of what is at the bottom of
-// it.
+// policy refused, what an error in it says of itself, a timeout, a cancellation, or else the
+// type of what is at the bottom of it.
 func errorType(o mettle.Outcome, err error) attribute.KeyValue {
 	var open *breaker.OpenError
 	var full *bulkhead.FullError
+	var told interface{ ErrorType() string } // as OpenTelemetry's own semconv.ErrorType
 	switch {
-	case o == mettle.Timeout:
-		return keyErrorType.String("timeout")
 	case o == mettle.Ignored && errors.As(err, &open):
 		return keyErrorType.String("breaker_open")
 	case o == mettle.Ignored && errors.As(err, &full):
 		return keyErrorType.String("bulkhead_full")
 	case o == mettle.Ignored && errors.Is(err, mettle.ErrRejected):
 		return keyErrorType.String("rejected")
+	case errors.As(err, &told) && told.ErrorType() != "":
+		return keyErrorType.String(bounded(told.ErrorType()))
+	case o == mettle.Timeout:
+		return keyErrorType.String("timeout")
 	case o == mettle.Ignored && errors.Is(err, context.Canceled):
 		return keyErrorType.String("canceled")
 	case o == mettle.Ignored && errors.Is(err, context.DeadlineExceeded):

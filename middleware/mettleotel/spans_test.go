@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -157,6 +159,30 @@ func TestSpansOfAHedge(t *testing.T) {
 	})
 }
 
+// spanLog is a handler that notes the span of the context, as those do that send logs to
+// OpenTelemetry.
+type spanLog struct {
+	slog.Handler
+	told *[]string
+}
+
+func (h spanLog) Handle(ctx context.Context, r slog.Record) error {
+	*h.told = append(*h.told, r.Message+" "+api.SpanContextFromContext(ctx).SpanID().String())
+	return nil
+}
+
+// What mettle.LogTrace logs of a call belongs to the span of the call.
+//
+// Spec: O4 (part)
+func TestLogsBelongToTheSpan(t *testing.T) {
+	tracer, recorder := recorded()
+	var told []string
+	ctx := mettle.WithTrace(t.Context(), mettle.LogTrace(slog.New(spanLog{slog.NewTextHandler(io.Discard, nil), &told}), 0))
+	p := mettle.Compose(mettleotel.CallSpan(tracer, "charge"), forcedOpen())
+	require.ErrorIs(t, p.Do(ctx, func(context.Context) error { return nil }), breaker.ErrOpen)
+	assert.Equal(t, []string{"call refused " + recorder.Ended()[0].SpanContext().SpanID().String()}, told)
+}
+
 // A panic ends its spans, as failures.
 func TestSpansOfAPanic(t *testing.T) {
 	tracer, recorder := recorded()
@@ -224,7 +250,7 @@ func TestTransport(t *testing.T) {
 		"GET client Error [error.type=503 http.request.method=GET http.request.resend_count=1 http.response.status_code=503 mettle.attempt=2 " + common,
 		"GET client Unset [http.request.method=GET http.request.resend_count=2 http.response.status_code=200 mettle.attempt=3 " + common,
 	}, lines[:3])
-	assert.True(t, strings.HasPrefix(lines[3], "charge internal Unset [mettle.attempts=3] mettle.wait["), lines[3])
+	assert.True(t, strings.HasPrefix(lines[3], "charge internal Unset [mettle.attempts=3] mettle.wait[error.type=503 mettle.attempt=1 "), lines[3])
 	for i, span := range spans[:3] {
 		assert.Equal(t, spans[3].SpanContext().SpanID(), span.Parent().SpanID())
 		assert.Contains(t, parents[i], span.SpanContext().SpanID().String())
