@@ -19,18 +19,14 @@ type callKey struct{}
 // node is the context with which the pipeline is entered.
 type node struct {
 	context.Context
-	method string // "/package.Service/Method"
-	target string // of the connection; "" at a server
+	method string           // "/package.Service/Method"
+	cc     *grpc.ClientConn // nil at a server
 }
 
 // enter returns the node for a call. WithCall makes it one of its own, whatever resends
 // around it.
 func enter(ctx context.Context, method string, cc *grpc.ClientConn) node {
-	n := node{Context: mettle.WithCall(ctx), method: method}
-	if cc != nil {
-		n.target = cc.CanonicalTarget()
-	}
-	return n
+	return node{Context: mettle.WithCall(ctx), method: method, cc: cc}
 }
 
 // Value finds the node itself by callKey.
@@ -60,8 +56,8 @@ func Method(ctx context.Context) string {
 // such as "dns:///orders:443", or "" when ctx does not come from a client's interceptor of
 // this package. It is a key for policies that serve several connections.
 func Target(ctx context.Context) string {
-	if n, ok := ctx.Value(callKey{}).(*node); ok {
-		return n.target
+	if n, ok := ctx.Value(callKey{}).(*node); ok && n.cc != nil {
+		return n.cc.CanonicalTarget() // put together each time, so not for who does not ask
 	}
 	return ""
 }

@@ -53,9 +53,10 @@
 // With either above MaxRetryAfter a retry stops. Of a status with more than 32 details the
 // first 32 are looked at.
 //
-// Each attempt, and each hedge, receives into a reply of its own, and the winner's is
-// moved to the caller's, once; an error leaves the caller's reply as it was. So it goes
-// with what the call options Header, Trailer and Peer ask for, which show the winner, or
+// No two attempts, hedges among them, receive into the same reply. When the call has
+// ended, the caller's reply holds what the winner received, whole, or after an error what it
+// held before; while the call lasts, the first attempt may be receiving into it, if it was
+// empty. What the call options Header, Trailer and Peer ask for shows the winner as well, or
 // the last attempt to end when all have failed. OnFinish runs for every attempt. Metadata
 // that goes out is the caller's for each attempt; nothing is added to it. A reply that is
 // not a pointer cannot be had twice, so such a call is sent once.
@@ -128,8 +129,8 @@
 //   - the table of outcomes, and that a new code of gRPC's would be a Failure;
 //   - that UNAVAILABLE alone is resent unasked, RESOURCE_EXHAUSTED when told when;
 //   - that nothing is sent twice after the caller has seen any of the answer;
-//   - that the caller's request, reply, metadata and options are not written to, but for
-//     the reply and what options point to, once, when the call has ended;
+//   - that the caller's request and metadata are not written to, nor is anything of an
+//     attempt seen, in the reply or in what options point to, but of the one that counts;
 //   - that a refusal Is [mettle.ErrRejected] and has the codes above, on the wire too;
 //   - that a stream holds what the policy gave it until its end, and no goroutine longer;
 //   - that the handler of a server runs at most once for a call.

@@ -1,6 +1,7 @@
 package mettlegrpc_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -132,16 +134,103 @@ func TestHedgedReplyIsOfOneAttempt(t *testing.T) {
 	}
 }
 
+// half is an invoker that receives half a reply, and then what end returns.
+func half(end func(got *pb.SimpleResponse) error) grpc.UnaryInvoker {
+	return func(_ context.Context, _ string, _, got any, _ *grpc.ClientConn, _ ...grpc.CallOption) error {
+		got.(*pb.SimpleResponse).Username = "half a reply"
+		return end(got.(*pb.SimpleResponse))
+	}
+}
+
+// What came with an error is not seen, whatever the caller's reply held before, nor by
+// the attempt that follows.
+//
+// Spec: G4
 func TestErrorLeavesTheReplyAlone(t *testing.T) {
-	reply := named("mine")
-	intercept := mettlegrpc.UnaryClientInterceptor(direct)
-	err := intercept(t.Context(), "/s/m", nil, reply, nil,
-		func(_ context.Context, _ string, _, got any, _ *grpc.ClientConn, _ ...grpc.CallOption) error {
-			got.(*pb.SimpleResponse).Username = "half a reply"
-			return status.Error(codes.Internal, "no")
+	no := status.Error(codes.Internal, "no")
+	turned := mettle.PolicyFunc(func(ctx context.Context, op func(context.Context) error) error {
+		return cmp.Or(op(ctx), no) // makes nothing of a success
+	})
+	recovers := mettle.PolicyFunc(func(ctx context.Context, op func(context.Context) error) (err error) {
+		defer func() { err = fmt.Errorf("%v: %w", recover(), no) }()
+		return op(ctx)
+	})
+	for name, tt := range map[string]struct {
+		p   mettle.Policy
+		end func(*pb.SimpleResponse) error
+	}{
+		"one attempt":            {direct, func(*pb.SimpleResponse) error { return no }},
+		"several":                {repeat(3), func(*pb.SimpleResponse) error { return no }},
+		"side by side":           {race(3), func(*pb.SimpleResponse) error { return no }},
+		"a success refused":      {turned, func(*pb.SimpleResponse) error { return nil }},
+		"a panic that is caught": {recovers, func(*pb.SimpleResponse) error { panic("half way") }},
+	} {
+		for _, before := range []*pb.SimpleResponse{{}, named("mine")} {
+			t.Run(name, func(t *testing.T) {
+				reply := proto.Clone(before)
+				err := mettlegrpc.UnaryClientInterceptor(tt.p)(t.Context(), "/s/m", nil, reply, nil, half(tt.end))
+				assert.Equal(t, codes.Internal, status.Code(err))
+				assert.True(t, proto.Equal(before, reply), "%v", reply)
+			})
+		}
+	}
+	t.Run("and then a success", func(t *testing.T) {
+		var seen []*pb.SimpleResponse
+		var reply pb.SimpleResponse
+		err := mettlegrpc.UnaryClientInterceptor(repeat(2))(t.Context(), "/s/m", nil, &reply, nil,
+			func(_ context.Context, _ string, _, got any, _ *grpc.ClientConn, _ ...grpc.CallOption) error {
+				m := got.(*pb.SimpleResponse)
+				assert.Zero(t, proto.Size(m), "each attempt starts with an empty reply: %v", m)
+				if seen = append(seen, m); len(seen) == 1 {
+					m.Username, m.OauthScope = "half", "a reply"
+					return no
+				}
+				m.Username = "whole"
+				return nil
+			})
+		require.NoError(t, err)
+		assert.True(t, proto.Equal(&pb.SimpleResponse{Username: "whole"}, &reply), "%v", &reply)
+		assert.NotSame(t, seen[0], seen[1])
+	})
+}
+
+// A first attempt may receive into the caller's reply, so a call does not return before
+// it has, even if a policy does: the caller would read what the attempt still writes.
+//
+// Spec: G4, P3
+func TestPolicyThatWalksAway(t *testing.T) {
+	for _, won := range []bool{false, true} { // by an attempt that comes second
+		bubble(t, fmt.Sprint("with a result: ", won), func(t *testing.T) {
+			walksAway := mettle.PolicyFunc(func(ctx context.Context, op func(context.Context) error) error {
+				go op(ctx)
+				synctest.Wait()
+				if won {
+					return op(ctx)
+				}
+				return nil
+			})
+			var first *pb.SimpleResponse
+			var reply pb.SimpleResponse
+			start := time.Now()
+			err := mettlegrpc.UnaryClientInterceptor(walksAway)(t.Context(), "/s/m", nil, &reply, nil,
+				half(func(got *pb.SimpleResponse) error {
+					if first == nil {
+						first = got
+						time.Sleep(time.Minute)
+					}
+					got.OauthScope = "late"
+					return nil
+				}))
+			require.NoError(t, err)
+			assert.Equal(t, time.Minute, time.Since(start))
+			assert.Same(t, first, &reply, "the fast path is what this is about")
+			want := &pb.SimpleResponse{}
+			if won {
+				want = &pb.SimpleResponse{Username: "half a reply", OauthScope: "late"}
+			}
+			assert.True(t, proto.Equal(want, &reply), "%v", &reply)
 		})
-	assert.Equal(t, codes.Internal, status.Code(err))
-	assert.True(t, proto.Equal(named("mine"), reply))
+	}
 }
 
 // A codec of the user's has messages that are not protobuf's.

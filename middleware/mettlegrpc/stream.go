@@ -37,7 +37,7 @@ func StreamClientInterceptor(p mettle.Policy, opts ...Option) grpc.StreamClientI
 		}
 		s := &clientStream{
 			node: enter(ctx, method, cc), options: o,
-			desc: desc, cc: cc, streamer: streamer, opts: callOpts,
+			desc: desc, streamer: streamer, opts: callOpts,
 			resends: desc.ServerStreams && !desc.ClientStreams,
 			turns:   make(chan *streamAttempt), done: make(chan struct{}),
 			open: true, waiting: true,
@@ -66,7 +66,6 @@ type clientStream struct {
 	node
 	*options
 	desc     *grpc.StreamDesc
-	cc       *grpc.ClientConn
 	streamer grpc.Streamer
 	opts     []grpc.CallOption
 	resends  bool // a stream of the server's: its one request can be sent again

@@ -3,7 +3,6 @@ package mettlegrpc
 import (
 	"context"
 	"errors"
-	"reflect"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -12,8 +11,6 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/mettle-go/mettle"
 )
@@ -29,7 +26,10 @@ func UnaryClientInterceptor(p mettle.Policy, opts ...Option) grpc.UnaryClientInt
 	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn,
 		invoke grpc.UnaryInvoker, callOpts ...grpc.CallOption,
 	) error {
-		c := &call{node: enter(ctx, method, cc), options: o, req: req, reply: reply, cc: cc, invoke: invoke, opts: callOpts}
+		c := &call{
+			node: enter(ctx, method, cc), options: o,
+			req: req, reply: replyOf(reply), invoke: invoke, opts: callOpts,
+		}
 		return c.finish(p.Do(c, c.attempt))
 	}
 }
@@ -39,10 +39,15 @@ func UnaryClientInterceptor(p mettle.Policy, opts ...Option) grpc.UnaryClientInt
 type call struct {
 	node
 	*options
-	req, reply any // reply is the caller's: a model for each attempt's, written by none
-	cc         *grpc.ClientConn
-	invoke     grpc.UnaryInvoker
-	opts       []grpc.CallOption
+	req    any
+	reply  reply
+	invoke grpc.UnaryInvoker
+	opts   []grpc.CallOption
+	first  attempt // most calls have no other
+
+	// lent counts the attempt that has the caller's reply. A policy that returns before its
+	// operation has broken its promise; the call waits for it, and so keeps its own.
+	lent sync.WaitGroup
 
 	mu       sync.Mutex // guards what follows
 	begun    bool       // there was an attempt
@@ -56,7 +61,7 @@ type call struct {
 // attempt is what one attempt receives, so that attempts share nothing.
 type attempt struct {
 	reply           any
-	fresh           bool // reply is not the caller's own
+	own             bool // reply is the caller's
 	header, trailer metadata.MD
 	peer            peer.Peer
 	room            [3]grpc.CallOption // for divert, where the caller has one or two
@@ -64,20 +69,26 @@ type attempt struct {
 
 // begin admits an attempt. It returns how many results there were when it began.
 func (c *call) begin() (a *attempt, begun int, err error) {
-	reply, fresh := newReply(c.reply)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.finished {
+	switch {
+	case c.finished:
 		return nil, 0, errReturned
-	}
-	if c.begun && !fresh {
-		if c.lastErr != nil {
-			return nil, 0, &onceError{c.lastErr}
+	case !c.begun:
+		c.begun = true
+		a = &c.first
+		if a.own = c.reply.lends; a.own {
+			a.reply = c.reply.callers
+			c.lent.Add(1)
 		}
+		return a, c.commits, nil
+	case !c.reply.single:
+		return new(attempt), c.commits, nil
+	case c.lastErr != nil:
+		return nil, 0, &onceError{c.lastErr}
+	default:
 		return nil, 0, &onceError{}
 	}
-	c.begun = true
-	return &attempt{reply: reply, fresh: fresh}, c.commits, nil
 }
 
 // attempt is the operation that the policy runs: it sends the call once.
@@ -86,19 +97,41 @@ func (c *call) attempt(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	taken := false
+	if a.own {
+		defer func() {
+			if !taken { // nothing is to be seen of it
+				c.reply.clear()
+			}
+			c.lent.Done()
+		}()
+	} else {
+		a.reply = c.reply.fresh()
+	}
 	life, stop := bounded(ctx, c)
 	defer stop()
 	if err = c.invoke(life, c.method, c.req, a.reply, c.cc, a.divert(c.opts)...); err == nil {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		// As in mettle.Get: of overlapping attempts the first to succeed is the result, of
-		// attempts that follow one another the last.
-		if c.commits == begun && !c.finished {
-			c.commits++
-			c.won = a
-		}
+		taken = c.succeeded(a, begun)
 		return nil
 	}
+	return c.failed(ctx, a, err)
+}
+
+// succeeded reports whether a is the result so far. As in mettle.Get, of overlapping
+// attempts that is the first to succeed, of attempts that follow one another the last.
+func (c *call) succeeded(a *attempt, begun int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.commits != begun || c.finished {
+		return false
+	}
+	c.commits++
+	c.won = a
+	return true
+}
+
+// failed returns what the policy is told of an attempt that ended with err.
+func (c *call) failed(ctx context.Context, a *attempt, err error) error {
 	var marked *attemptError
 	if !errors.Is(err, mettle.ErrRejected) { // else of an interceptor further in: no answer of the server's
 		marked = c.mark(ctx, err, a.trailer)
@@ -131,14 +164,18 @@ func (c *call) finish(err error) error {
 	won, last, lastErr := c.won, c.last, c.lastErr
 	c.finished = true
 	c.mu.Unlock()
+	c.lent.Wait()
 	if err == nil {
 		if won != nil { // nil when a fallback has stood in
-			if won.fresh {
-				moveReply(c.reply, won.reply)
+			if !won.own {
+				c.reply.move(won.reply)
 			}
 			won.show(c.opts)
 		}
 		return nil
+	}
+	if won != nil && won.own { // but the policy makes nothing of it
+		c.reply.clear()
 	}
 	if last != nil {
 		last.show(c.opts)
@@ -175,33 +212,4 @@ func (a *attempt) show(opts []grpc.CallOption) {
 			*o.PeerAddr = a.peer
 		}
 	}
-}
-
-// newReply returns an empty message of reply's type, or reply itself and false where
-// there can be no other: the message of a codec of the user's need not be a pointer.
-func newReply(reply any) (empty any, fresh bool) {
-	if m, ok := reply.(proto.Message); ok {
-		return m.ProtoReflect().New().Interface(), true
-	}
-	if v := reflect.ValueOf(reply); v.Kind() == reflect.Pointer && !v.IsNil() {
-		return reflect.New(v.Type().Elem()).Interface(), true
-	}
-	return reply, false
-}
-
-// moveReply gives to what from holds. Nobody else has from, so what it points to
-// need not be copied.
-func moveReply(to, from any) {
-	dst, ok := to.(proto.Message)
-	if !ok {
-		reflect.ValueOf(to).Elem().Set(reflect.ValueOf(from).Elem())
-		return
-	}
-	proto.Reset(dst)
-	d, s := dst.ProtoReflect(), from.(proto.Message).ProtoReflect()
-	s.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
-		d.Set(field, value)
-		return true
-	})
-	d.SetUnknown(s.GetUnknown())
 }
