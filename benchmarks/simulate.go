@@ -119,7 +119,7 @@ func runWorker(ctx context.Context, binary string, jobs <-chan scorecard.Job, do
 	cmd := exec.CommandContext(ctx, binary, "-test.run=^TestWorker$", "-test.timeout=24h", "-work")
 	// One processor each: a bubble has hardly more than one goroutine that is awake. And
 	// more garbage before it is collected, since there is little else than garbage.
-	cmd.Env = append(os.Environ(), "GOMAXPROCS=1", "GOGC=400", "GOMEMLIMIT=2GiB", "GODEBUG=")
+	cmd.Env = append(os.Environ(), "GOMAXPROCS=1", "GOGC=1600", "GOMEMLIMIT=1GiB", "GODEBUG=")
 	var stderr, other bytes.Buffer
 	cmd.Stderr = &stderr
 	in, err := cmd.StdinPipe()

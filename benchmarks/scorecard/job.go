@@ -36,12 +36,10 @@ func (w Who) takes(c Cell, k Contender) bool {
 		return true
 	case c.Only != nil && !slices.Contains(c.Only, k.Name):
 		return false
-	case k.Kind == Tuned && c.Plain:
-		return false
-	case w == Judged:
-		return k.Kind == Ours || k.Kind == Peer
 	case w == OursAlone:
 		return k.Name == c.ours()
+	case w == Judged, c.Plain:
+		return k.Kind == Ours || k.Kind == Peer
 	default:
 		return true
 	}

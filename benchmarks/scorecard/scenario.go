@@ -20,7 +20,8 @@ type Cell struct {
 	Seeds int
 	// Others is how many of them those have whom no bar is about. Zero: othersSeeds.
 	Others int
-	// Plain is without those who are tuned: for cells that have little to tell of them.
+	// Plain is with ours, peers as they come and the oracle alone: for cells that are there
+	// for a bar, and have little to tell of the others.
 	Plain bool
 	// Ours is the contender that the bars are about. Empty: mettle, without settings.
 	Ours string

@@ -213,7 +213,7 @@ func sweep() Scenario {
 	for _, clients := range []int{1, 10} {
 		s.Cells = append(s.Cells, Cell{
 			Name:  fmt.Sprintf("clients=%d", clients),
-			Quick: true,
+			Quick: true, Others: 5,
 			setting: setting{
 				rate: rate, clients: clients, until: stop, deadline: 9 * time.Second,
 				attempt: 3 * time.Second, once: 3 * time.Second,
@@ -323,7 +323,7 @@ func layers() Scenario {
 	s := Scenario{ID: "S6", Title: "three layers that resend"}
 	s.Cells = []Cell{{
 		Name:  "attempts=4",
-		Quick: true, Curve: true, layers: 3,
+		Quick: true, Others: 4, Curve: true, layers: 3,
 		setting: setting{
 			rate: sim.Constant(0.8 * capacity), server: server, attempts: 4,
 			from: warmup, to: warmup + length, until: warmup + length + aftermath,

@@ -49,8 +49,12 @@ type World struct {
 
 	mu     sync.Mutex // never held while time passes
 	Record *Record    // guarded by mu while the world runs
-	idle   []*runner  // guarded by mu
-	all    []*runner  // guarded by mu
+
+	callers []Caller
+	next    int           // request; guarded by mu
+	at      time.Duration // when the one before it arrives; guarded by mu
+	waiting int           // runners that have a request which has not arrived; guarded by mu
+	idle    []*runner     // guarded by mu
 
 	requests sync.WaitGroup
 }
@@ -89,8 +93,13 @@ func New(c Config) *World {
 // Run lets the world happen, once and in the bubble in which it was made, with a caller
 // for each client. It returns what was recorded, when all calls have ended.
 func (w *World) Run(callers []Caller) *Record {
+	w.callers = callers
+	w.mu.Lock()
+	w.expect()
+	w.mu.Unlock()
+	time.Sleep(w.Until - w.Now())
+
 	ended := make(chan struct{})
-	w.send(callers)
 	go func() {
 		w.requests.Wait()
 		close(ended)
@@ -101,78 +110,86 @@ func (w *World) Run(callers []Caller) *Record {
 	}
 	close(w.over)
 	<-ended
-	for _, r := range w.all {
-		close(r.next)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, r := range w.idle {
+		close(r.wake)
 	}
 	return w.Record
 }
 
-// send sends all requests when they are due.
-func (w *World) send(callers []Caller) {
-	at := time.Duration(0)
-	for id := 0; ; id++ {
-		d := Draw{Seed: w.Seed, Request: id}
-		d.Purpose = ForArrival
-		if at = w.Arrivals.After(at, d.Exp()); at >= w.Until {
-			break
-		}
-		r := &Request{ID: id, At: at}
-		if w.Client != nil {
-			d.Purpose = ForClient
-			r.Client = w.Client(d)
-		}
-		if w.Key != nil {
-			d.Purpose = ForKey
-			r.Key = w.Key(d)
-		}
-		time.Sleep(at - w.Now())
-		w.requests.Add(1)
-		w.runner().next <- job{r, callers[r.Client]}
+// request returns the next request, nil if there is none before the end. It is called
+// with w.mu held.
+func (w *World) request() *Request {
+	d := Draw{Seed: w.Seed, Request: w.next, Purpose: ForArrival}
+	if w.at = w.Arrivals.After(w.at, d.Exp()); w.at >= w.Until {
+		return nil
 	}
-	time.Sleep(w.Until - w.Now())
+	r := &Request{ID: w.next, At: w.at}
+	if w.Client != nil {
+		d.Purpose = ForClient
+		r.Client = w.Client(d)
+	}
+	if w.Key != nil {
+		d.Purpose = ForKey
+		r.Key = w.Key(d)
+	}
+	w.next++
+	return r
 }
 
 // Now returns the time since the world began.
 func (w *World) Now() time.Duration { return time.Since(w.start) }
 
-// runner is a goroutine that makes one call after the other: a new goroutine for each
-// would spend its time on growing its stack.
+// runner is a goroutine that waits for a request to arrive, makes its call, and goes on to
+// the next. A goroutine for each would spend its time on growing its stack, and one that
+// hands requests out would spend that of the scheduler.
 type runner struct {
 	w    *World
-	next chan job
-	job  job
+	wake chan struct{} // when there is a request again; closed when there is none
 }
 
-type job struct {
-	request *Request
-	call    Caller
-}
+// ready is how many runners wait for requests at most, while others could. Few have their
+// stacks in the cache, and more than one are seldom woken by each other.
+const ready = 3
 
-// runner returns one that has nothing to do.
-func (w *World) runner() *runner {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if n := len(w.idle); n > 0 {
-		r := w.idle[n-1]
-		w.idle = w.idle[:n-1]
-		return r
+// expect sees to it that a runner waits for the next request. It is called with w.mu held.
+func (w *World) expect() {
+	if w.waiting > 0 {
+		return
 	}
-	r := &runner{w: w, next: make(chan job, 1)}
-	w.all = append(w.all, r)
-	go r.run()
-	return r
+	if n := len(w.idle); n > 0 {
+		w.idle[n-1].wake <- struct{}{}
+		w.idle = w.idle[:n-1]
+	} else {
+		r := &runner{w: w, wake: make(chan struct{}, 1)}
+		go r.run()
+	}
+	w.waiting++
 }
 
 func (r *runner) run() {
-	op := func(ctx context.Context) error { return r.w.attempt(ctx, r.job.request) }
-	for r.job = range r.next {
-		q := r.job.request
-		err := r.job.call(context.Background(), q.Key, op)
-		r.w.ended(q, err)
-		r.w.mu.Lock()
-		r.w.idle = append(r.w.idle, r)
-		r.w.mu.Unlock()
-		r.w.requests.Done()
+	var q *Request
+	w, op := r.w, func(ctx context.Context) error { return r.w.attempt(ctx, q) }
+	for {
+		w.mu.Lock()
+		q = w.request()
+		w.mu.Unlock()
+		if q == nil {
+			return
+		}
+		time.Sleep(q.At - w.Now())
+		w.requests.Add(1)
+		w.mu.Lock()
+		w.waiting--
+		w.expect()
+		w.mu.Unlock()
+		err := w.callers[q.Client](context.Background(), q.Key, op)
+		if again := w.ended(q, err, r); !again {
+			if _, more := <-r.wake; !more {
+				return
+			}
+		}
 	}
 }
 
@@ -183,11 +200,19 @@ func (w *World) attempt(ctx context.Context, r *Request) error {
 	return w.Call(ctx, r, w.Server)
 }
 
-// ended records the end of a request.
-func (w *World) ended(r *Request, err error) {
+// ended records the end of a request, and reports whether its runner is to wait for
+// another.
+func (w *World) ended(q *Request, err error, r *runner) (again bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.Record.ended(r, w.Now(), err)
+	w.Record.ended(q, w.Now(), err)
+	w.requests.Done()
+	if w.waiting >= ready {
+		w.idle = append(w.idle, r)
+		return false
+	}
+	w.waiting++
+	return true
 }
 
 // Call sends one attempt of a request to a server and waits for the answer, as a client
