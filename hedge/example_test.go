@@ -119,6 +119,6 @@ func ExampleHedge_LogValue() {
 	fmt.Println(hedge.New(hedge.Config{Name: "reads", Quantile: 0.9, Budget: retry.NoBudget}).LogValue())
 	// Output:
 	// [Name= After=1ms Quantile=0.95 Max=1]
-	// [Name= After=1s Max=2 Budget=[Ratio=0.1 MinPerSecond=0.1 Burst=10]]
+	// [Name= After=1s Max=2 Budget=[Ratio=0.1 MinPerSecond=0.003 Burst=10 Start=2]]
 	// [Name=reads After=1ms Quantile=0.9 Max=1 Budget=none]
 }

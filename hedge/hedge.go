@@ -36,7 +36,7 @@
 // Two budgets have to allow a hedge, one token for each (or two to repeat a timeout). One
 // is the hedge's own: it holds 10 tokens, and a call that is answered before the delay
 // earns a tenth of one. So when everything has become slow, there are next to no hedges:
-// one in ten seconds. The other is the Budget in the Config, which bounds hedges and
+// one in five minutes. The other is the Budget in the Config, which bounds hedges and
 // retries of one dependency together. There each success earns what it says, but for those
 // within an attempt of a retry, which deposits them itself.
 package hedge
@@ -92,6 +92,7 @@ const (
 	defaultMax      = 1
 	window          = time.Minute
 	leastSamples    = 20
+	ownTokens       = 10
 )
 
 // Validate reports every mistake in c, joined, or nil.
@@ -162,7 +163,7 @@ func New(c Config) *Hedge {
 		h.classify = mettle.Classify
 	}
 	if c.Budget != retry.NoBudget {
-		h.own, h.shared = retry.NewBudget(retry.BudgetConfig{}), c.Budget
+		h.own, h.shared = retry.NewBudget(retry.BudgetConfig{Burst: ownTokens, Start: ownTokens}), c.Budget
 	}
 	q := c.Quantile
 	if q == 0 && h.after == 0 {

@@ -155,7 +155,7 @@ func TestPanicElsewhere(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				budget := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1})
+				budget := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1, Start: 10})
 				h := hedge.New(hedge.Config{After: time.Second, Budget: budget, Classify: func(ctx context.Context, err error) mettle.Outcome {
 					if err == boom {
 						panic(boom)
@@ -639,7 +639,7 @@ func TestHookOnDelay(t *testing.T) {
 			got = e
 			time.Sleep(time.Minute) // meanwhile the first run succeeds
 		}})
-		budget := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1})
+		budget := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1, Start: 10})
 		h := hedge.New(hedge.Config{Name: "h", After: time.Second, Budget: budget})
 		runs := 0
 		err := h.Do(ctx, func(context.Context) error {
@@ -693,7 +693,7 @@ func TestSharedBudget(t *testing.T) {
 				return []mettle.Policy{hedge.New(hedge.Config{After: time.Second, Budget: b}), bulkhead.New(bulkhead.Config{Limit: 1, MaxWait: time.Hour})}
 			}, func(context.Context) error { time.Sleep(time.Minute); return nil }, 5.1},
 		} {
-			b := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1})
+			b := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1, Start: 10})
 			for range 5 {
 				b.Withdraw(mettle.Failure)
 			}
@@ -947,7 +947,7 @@ func TestMetrics(t *testing.T) {
 		}
 		want := map[string]float64{
 			"mettle.hedge.hedges": 10, "mettle.hedge.wins": 10, "mettle.hedge.denied": 2, "mettle.hedge.abandoned": 10,
-			"mettle.hedge.delay": 0.05, "mettle.hedge.tokens": 0.156,
+			"mettle.hedge.delay": 0.05, "mettle.hedge.tokens": 0.005,
 		}
 		if fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("%v\nwant %v", got, want)

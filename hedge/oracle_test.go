@@ -249,7 +249,7 @@ func perform(t *testing.T, s schedule, bind func(*hedge.Hedge) mettle.Policy) ve
 	v := verdict{winner: -1, crash: -1}
 	config := hedge.Config{After: s.after, Max: s.max}
 	if s.burst > 0 {
-		config.Budget = retry.NewBudget(retry.BudgetConfig{Burst: s.burst, MinPerSecond: -1})
+		config.Budget = retry.NewBudget(retry.BudgetConfig{Burst: s.burst, Start: s.burst, MinPerSecond: -1})
 		for range s.spent {
 			config.Budget.Withdraw(mettle.Failure)
 		}

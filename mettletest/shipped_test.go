@@ -365,7 +365,7 @@ func TestOpenBreakerHoldsNoSlot(t *testing.T) {
 func TestRefusalCountsNowhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		outer := breaker.New(breaker.Config{Name: "outer", Consecutive: 3})
-		budget := retry.NewBudget(retry.BudgetConfig{Burst: 5})
+		budget := retry.NewBudget(retry.BudgetConfig{Burst: 5, Start: 5})
 		re := retry.New(retry.Config{Budget: budget})
 		inner := breaker.New(breaker.Config{Name: "inner"})
 		inner.Trip("test")

@@ -78,7 +78,7 @@ func BenchmarkBudget(b *testing.B) {
 		}
 	})
 	b.Run("withdraw/empty", func(b *testing.B) {
-		budget := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1})
+		budget := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1, Start: 10})
 		for budget.Withdraw(mettle.Failure) {
 		}
 		b.ReportAllocs()

@@ -23,13 +23,20 @@ type BudgetConfig struct {
 	Ratio float64
 
 	// MinPerSecond is how many tokens time alone earns in a second, at most 1000,
-	// so that a client with few calls is not left without any.
-	// Zero: 0.1. Negative: none.
+	// so that a client with few calls is not left without any. It is in no proportion
+	// to the calls, so many clients of one dependency add up to a load of resends
+	// that no failure of theirs bounds. Zero: 0.003, one in five and a half minutes.
+	// Negative: none.
 	MinPerSecond float64
 
-	// Burst is how many tokens the budget holds at most, and at the start; no more
-	// than 10^9. Zero: 10.
+	// Burst is how many tokens the budget holds at most; no more than 10^9. Zero: 10.
 	Burst int
+
+	// Start is how many tokens the budget holds at first, at most Burst. They too add up
+	// over many clients, which tend to begin all at once, with a new release or after an
+	// outage. Zero: 2, so that one call can be resent twice; with other Costs the price of
+	// two Failures, and Burst if that is less or there is a Threshold.
+	Start int
 
 	// Costs are the prices of a resend. Zero: one token, two after a timeout.
 	Costs Costs
@@ -70,16 +77,28 @@ func (c BudgetConfig) Validate() error {
 	if c.Burst < 0 || c.Burst > maxBurst {
 		mistakes = append(mistakes, fmt.Errorf("retry: Burst is %d, must be in [1, %d], or 0 for %d", c.Burst, maxBurst, defaultBurst))
 	}
+	if most := c.burst(); c.Start < 0 || c.Start > most {
+		mistakes = append(mistakes, fmt.Errorf("retry: Start is %d, must be in [1, %d], which is Burst, or 0 for two resends", c.Start, most))
+	}
 	return errors.Join(append(mistakes, c.mispriced()...)...)
 }
 
-// mispriced reports the mistakes in what resends cost. Beside a Burst that is one itself,
-// nothing is too expensive.
-func (c BudgetConfig) mispriced() (mistakes []error) {
-	if c.Burst < 0 || c.Burst > maxBurst {
-		c.Burst = maxBurst
+// burst returns Burst with its default, and the most that it may be where it is a mistake
+// itself: beside that, nothing else is too much.
+func (c BudgetConfig) burst() int {
+	switch {
+	case c.Burst < 0 || c.Burst > maxBurst:
+		return maxBurst
+	case c.Burst == 0:
+		return defaultBurst
 	}
-	burst := float64(c.withDefaults().Burst)
+	return c.Burst
+}
+
+// mispriced reports the mistakes in what resends cost.
+func (c BudgetConfig) mispriced() (mistakes []error) {
+	c.Burst = c.burst()
+	burst := float64(c.Burst)
 	for _, cost := range []struct {
 		name  string
 		value float64
@@ -119,9 +138,7 @@ func (c BudgetConfig) withDefaults() BudgetConfig {
 	}
 	set(&c.Ratio, defaultRatio)
 	set(&c.MinPerSecond, defaultMinPerSecond)
-	if c.Burst == 0 {
-		c.Burst = defaultBurst
-	}
+	c.Burst = c.burst()
 	set(&c.Costs.Failure, 1)
 	set(&c.Costs.Overload, c.Costs.Failure)
 	set(&c.Costs.Timeout, min(2*c.Costs.Failure, float64(c.Burst)))
@@ -130,7 +147,7 @@ func (c BudgetConfig) withDefaults() BudgetConfig {
 
 const (
 	defaultRatio        = 0.1
-	defaultMinPerSecond = 0.1
+	defaultMinPerSecond = 0.003
 	defaultBurst        = 10
 
 	// The bounds keep every sum of units within an int64 for a hundred years.
@@ -149,7 +166,7 @@ func units(tokens float64) int64 { return int64(math.Round(tokens * token)) }
 // in trouble is not buried under retries: when all calls fail, next to none are
 // resent, and once calls succeed again, so are resends.
 //
-// A budget holds tokens and starts full. A success adds Ratio tokens, each second adds
+// A budget holds tokens, a few at the start. A success adds Ratio tokens, each second adds
 // MinPerSecond, and each resend takes one token, or two when what it repeats has timed
 // out, since a timeout costs the dependency the most. With none left there is no
 // resend. In the steady state attempts are at most 1+Ratio times the calls, plus
@@ -169,6 +186,7 @@ func units(tokens float64) int64 { return int64(math.Round(tokens * token)) }
 type Budget struct {
 	unlimited bool
 	limit     int64   // in units, like all int64 here
+	start     int64   // the level at first
 	ratio     int64   // what a success earns
 	rate      float64 // what a nanosecond earns
 	costs     [mettle.Ignored + 1]int64
@@ -194,7 +212,7 @@ type Budget struct {
 // NoBudget never denies a resend. In a [Config] it turns the budget off.
 var NoBudget = &Budget{unlimited: true}
 
-// NewBudget returns a full budget. It panics with the message of
+// NewBudget returns a budget that holds its Start. It panics with the message of
 // [BudgetConfig.Validate] when c is not valid.
 func NewBudget(c BudgetConfig) *Budget {
 	if err := c.Validate(); err != nil {
@@ -219,7 +237,15 @@ func NewBudget(c BudgetConfig) *Budget {
 		b.threshold = max(units(c.Threshold*float64(c.Burst)), 1)
 		b.costs[mettle.Success] = 0
 	}
-	b.level.Store(b.limit)
+	switch {
+	case c.Start > 0:
+		b.start = int64(c.Start) * token
+	case c.Threshold > 0:
+		b.start = b.limit
+	default:
+		b.start = min(2*failure, b.limit)
+	}
+	b.level.Store(b.start)
 	return b
 }
 
@@ -377,6 +403,7 @@ func (b *Budget) LogValue() slog.Value {
 		slog.Float64("Ratio", float64(b.ratio)/token),
 		slog.Float64("MinPerSecond", math.Round(b.rate*1e9)/token), // as precise as a token is
 		slog.Float64("Burst", float64(b.limit)/token),
+		slog.Float64("Start", float64(b.start)/token),
 	}
 	if b.refund {
 		attrs = append(attrs, slog.Bool("RefundSuccess", true))

@@ -13,7 +13,7 @@ import (
 // Spec: R16
 func TestDepositWritesNothingWhenFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := NewBudget(BudgetConfig{Burst: 3})
+		b := NewBudget(BudgetConfig{Burst: 3, Start: 3})
 		deposit := func(want int) {
 			t.Helper()
 			writes := 0

@@ -32,8 +32,12 @@ func newOracle(c retry.BudgetConfig) *oracle {
 		return v
 	}
 	failure := either(c.Costs.Failure, 1)
+	start := either(float64(c.Start), min(2*failure, limit))
+	if c.Start == 0 && c.Threshold > 0 {
+		start = limit
+	}
 	return &oracle{
-		tokens: limit, limit: limit, ratio: c.Ratio, rate: max(c.MinPerSecond, 0),
+		tokens: start, limit: limit, ratio: c.Ratio, rate: max(c.MinPerSecond, 0),
 		threshold: c.Threshold * limit, last: time.Now(),
 		costs: map[mettle.Outcome]float64{
 			mettle.Success: failure, mettle.Failure: failure,
@@ -150,6 +154,7 @@ func TestBudgetAgreesWithOracle(t *testing.T) {
 		if c.Threshold = []float64{0, 0.1, 0.5, 0.9}[random.IntN(4)]; c.Validate() != nil {
 			c.Threshold = 0
 		}
+		c.Start = random.IntN(2) * (1 + random.IntN(c.Burst))
 		steps := make([]byte, 400)
 		for i := range steps {
 			steps[i] = byte(random.Uint32())
@@ -191,7 +196,7 @@ func TestBudgetPrices(t *testing.T) {
 	for outcome, want := range map[mettle.Outcome]int{
 		mettle.Failure: 10, mettle.Overload: 10, mettle.Success: 10, mettle.Timeout: 5,
 	} {
-		b := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1})
+		b := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1, Start: 10})
 		if got := drain(b, outcome); got != want {
 			t.Errorf("a full budget granted %d after %v, want %d", got, outcome, want)
 		}
@@ -241,8 +246,8 @@ func TestBudgetOfOneResendsTimeouts(t *testing.T) {
 // Spec: R16
 func TestBudgetEarnsByTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := retry.NewBudget(retry.BudgetConfig{})
-		time.Sleep(time.Hour) // earns nothing: full
+		b := retry.NewBudget(retry.BudgetConfig{MinPerSecond: 0.1})
+		time.Sleep(time.Hour) // earns all that it holds, and no more
 		if got := drain(b, mettle.Failure); got != 10 {
 			t.Fatalf("granted %d, want Burst", got)
 		}
@@ -252,7 +257,7 @@ func TestBudgetEarnsByTime(t *testing.T) {
 		}
 		time.Sleep(10 * time.Microsecond)
 		if !b.Withdraw(mettle.Failure) || b.Withdraw(mettle.Failure) {
-			t.Error("ten seconds are not one token by default")
+			t.Error("ten seconds are not one token")
 		}
 		time.Sleep(1000 * time.Hour)
 		if got := b.Balance(); got != 10 {
@@ -267,7 +272,7 @@ func TestBudgetEarnsByTime(t *testing.T) {
 // Spec: R16
 func TestBudgetEarnsByTimeHoweverOftenUsed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := retry.NewBudget(retry.BudgetConfig{MinPerSecond: 1e-4})
+		b := retry.NewBudget(retry.BudgetConfig{MinPerSecond: 1e-4, Start: 10})
 		for range 5 {
 			b.Withdraw(mettle.Failure)
 		}
@@ -288,7 +293,7 @@ func TestBudgetEarnsByTimeHoweverOftenUsed(t *testing.T) {
 // Spec: R16
 func TestBudgetBurstAfterIdling(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := retry.NewBudget(retry.BudgetConfig{Burst: 50})
+		b := retry.NewBudget(retry.BudgetConfig{Burst: 50, Start: 50})
 		for range 100 {
 			var granted atomic.Int32
 			var all sync.WaitGroup
@@ -305,7 +310,7 @@ func TestBudgetBurstAfterIdling(t *testing.T) {
 			if got := granted.Load(); got != 50 {
 				t.Fatalf("granted %d at one moment, want 50", got)
 			}
-			time.Sleep(time.Hour)
+			time.Sleep(24 * time.Hour)
 		}
 	})
 }
@@ -314,7 +319,7 @@ func TestBudgetBurstAfterIdling(t *testing.T) {
 func TestBudgetConcurrently(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const burst, ratio = 20, 0.25
-		b := retry.NewBudget(retry.BudgetConfig{Burst: burst, Ratio: ratio, MinPerSecond: 2})
+		b := retry.NewBudget(retry.BudgetConfig{Burst: burst, Start: burst, Ratio: ratio, MinPerSecond: 2})
 		start := time.Now()
 		var deposits, granted, refunded atomic.Int64
 		var all sync.WaitGroup
@@ -412,7 +417,7 @@ func TestNoBudget(t *testing.T) {
 // Spec: R16 (part)
 func TestRefundForAnAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := retry.NewBudget(retry.BudgetConfig{RefundSuccess: true, MinPerSecond: -1})
+		b := retry.NewBudget(retry.BudgetConfig{RefundSuccess: true, MinPerSecond: -1, Start: 10})
 		r := retry.New(retry.Config{Budget: b})
 		if err := r.Do(bg, fails(errDown, answer("no such order")).op); err != answer("no such order") {
 			t.Errorf("%v", err)
@@ -437,7 +442,7 @@ func TestZeroBudgetIsEmpty(t *testing.T) {
 //
 // Spec: R16
 func TestBudgetFromOutsideTheBubble(t *testing.T) {
-	outside := retry.NewBudget(retry.BudgetConfig{})
+	outside := retry.NewBudget(retry.BudgetConfig{Start: 10})
 	synctest.Test(t, func(t *testing.T) {
 		if got := outside.Balance(); got != 10 {
 			t.Errorf("balance %v, want 10", got)
@@ -471,6 +476,11 @@ func TestBudgetConfigValidate(t *testing.T) {
 		{retry.BudgetConfig{MinPerSecond: -inf}, []string{"MinPerSecond is -Inf"}},
 		{retry.BudgetConfig{MinPerSecond: 1000.1}, []string{"MinPerSecond is 1000.1"}},
 		{retry.BudgetConfig{Burst: -1}, []string{"Burst is -1"}},
+		{retry.BudgetConfig{Start: 10}, nil},
+		{retry.BudgetConfig{Burst: 12, Start: 12, Threshold: 0.5}, nil},
+		{retry.BudgetConfig{Start: 11}, []string{"Start is 11"}},
+		{retry.BudgetConfig{Burst: 3, Start: -1}, []string{"Start is -1"}},
+		{retry.BudgetConfig{Burst: -1, Start: 100}, []string{"Burst is -1"}},
 		{retry.BudgetConfig{Burst: 1_000_000_001}, []string{"Burst is 1000000001"}},
 		{retry.BudgetConfig{Costs: retry.Costs{Failure: 10, Overload: 1e-9, Timeout: 10}}, nil},
 		{retry.BudgetConfig{Costs: retry.Costs{Failure: 6}}, nil}, // a timeout costs 10, and not 12
@@ -536,4 +546,44 @@ func TestBudgetObserve(t *testing.T) {
 		"mettle.retry.budget_denials policy=payments": 1,
 	}
 	checkMetrics(t, got, want)
+}
+
+// What a new client may resend is enough for one call, so that a thousand of them that
+// begin at once have no more than two thousand resends between them.
+//
+// Spec: R16 (part)
+func TestBudgetOfANewClient(t *testing.T) {
+	for _, tt := range []struct {
+		c    retry.BudgetConfig
+		want float64
+	}{
+		{retry.BudgetConfig{}, 2},
+		{retry.BudgetConfig{Burst: 1}, 1},
+		{retry.BudgetConfig{Burst: 1000}, 2},
+		{retry.BudgetConfig{Burst: 500, Costs: retry.Costs{Failure: 14}}, 28},
+		{retry.BudgetConfig{Costs: retry.Costs{Failure: 0.25}}, 0.5},
+		{retry.BudgetConfig{Threshold: 0.5}, 10},
+		{retry.BudgetConfig{Start: 7}, 7},
+		{retry.BudgetConfig{Start: 7, Threshold: 0.5}, 7},
+	} {
+		if got := retry.NewBudget(tt.c).Balance(); got != tt.want {
+			t.Errorf("%+v: starts with %v, want %v", tt.c, got, tt.want)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		for attempts, want := range map[int]float64{0: 2, 1: 1, 2: 1, 3: 2, 6: 5, 100: 10} {
+			r := retry.New(retry.Config{MaxAttempts: attempts, Backoff: retry.Constant(0)})
+			if got := observe(r)["mettle.retry.budget_tokens policy="]; got != want {
+				t.Errorf("MaxAttempts %d: starts with %v, want %v", attempts, got, want)
+			}
+		}
+		r := retry.New(retry.Config{MaxAttempts: 6})
+		if err := r.Do(bg, fails(errDown, errDown, errDown, errDown, errDown, nil).op); err != nil {
+			t.Errorf("the first call of all: %v", err)
+		}
+		time.Sleep(1000 * time.Second)
+		if got := observe(r)["mettle.retry.budget_tokens policy="]; math.Abs(got-3.1) > 0.1 {
+			t.Errorf("%v tokens after a success and 1000 s, want 3.1", got)
+		}
+	})
 }

@@ -39,7 +39,10 @@ func Example() {
 }
 
 func ExampleRetrier_Do() {
-	r := retry.New(retry.Config{Backoff: retry.Constant(time.Millisecond)})
+	r := retry.New(retry.Config{
+		Backoff: retry.Constant(time.Millisecond),
+		Budget:  retry.NewBudget(retry.BudgetConfig{Start: 10}),
+	})
 	fmt.Println(r.Do(context.Background(), flaky(2)))
 
 	err := r.Do(context.Background(), flaky(3))
@@ -66,17 +69,17 @@ func ExampleRetrier_Wrap() {
 }
 
 func ExampleRetrier_Stats() {
-	r := retry.New(retry.Config{Backoff: retry.Constant(time.Millisecond)})
+	r := retry.New(retry.Config{MaxAttempts: 2, Backoff: retry.Constant(time.Millisecond)})
 	_ = r.Do(context.Background(), flaky(0))
-	_ = r.Do(context.Background(), flaky(1))
+	_ = r.Do(context.Background(), flaky(9))
 	_ = r.Do(context.Background(), flaky(9))
 
 	s := r.Stats()
 	fmt.Println(s.Attempts, "attempts,", s.Retries, "of them retries")
-	fmt.Println(s.Successes, "succeeded,", s.Exhausted, "exhausted")
+	fmt.Println(s.Successes, "succeeded,", s.Exhausted, "exhausted,", s.Budget, "stopped by the budget")
 	// Output:
-	// 6 attempts, 3 of them retries
-	// [1 1 0] succeeded, 1 exhausted
+	// 4 attempts, 1 of them retries
+	// [1 0 0] succeeded, 1 exhausted, 1 stopped by the budget
 }
 
 func ExampleRetrier_Observe() {
@@ -140,7 +143,7 @@ func ExampleError_LogValue() {
 
 func ExampleNewBudget() {
 	// One for everything that resends to the payment service.
-	budget := retry.NewBudget(retry.BudgetConfig{Name: "payments", Burst: 3})
+	budget := retry.NewBudget(retry.BudgetConfig{Name: "payments", Burst: 3, Start: 3})
 	charge := retry.New(retry.Config{Budget: budget, Backoff: retry.Constant(0)})
 	refund := retry.New(retry.Config{Budget: budget, Backoff: retry.Constant(0)})
 
@@ -159,7 +162,7 @@ func ExampleNewBudget() {
 // succeeds gets them back, and a call that needs none earns 1.
 func ExampleNewBudget_aws() {
 	budget := retry.NewBudget(retry.BudgetConfig{
-		Burst: 500, Ratio: 1, MinPerSecond: -1, RefundSuccess: true,
+		Burst: 500, Start: 500, Ratio: 1, MinPerSecond: -1, RefundSuccess: true,
 		Costs: retry.Costs{Failure: 14, Overload: 5, Timeout: 14},
 	})
 	r := retry.New(retry.Config{Budget: budget, Backoff: retry.Constant(0)})
@@ -211,11 +214,11 @@ func ExampleBudget() {
 	fmt.Printf("%.1f\n", budget.Balance())
 	// Output:
 	// <nil>
-	// 9.1
+	// 1.1
 }
 
 func ExampleBudget_Withdraw() {
-	budget := retry.NewBudget(retry.BudgetConfig{Burst: 3})
+	budget := retry.NewBudget(retry.BudgetConfig{Burst: 3, Start: 3})
 	fmt.Println(budget.Withdraw(mettle.Timeout)) // costs two
 	fmt.Println(budget.Withdraw(mettle.Timeout))
 	fmt.Println(budget.Withdraw(mettle.Failure))
@@ -226,7 +229,7 @@ func ExampleBudget_Withdraw() {
 }
 
 func ExampleBudget_Deposit() {
-	budget := retry.NewBudget(retry.BudgetConfig{Ratio: 0.5, MinPerSecond: -1})
+	budget := retry.NewBudget(retry.BudgetConfig{Ratio: 0.5, MinPerSecond: -1, Start: 10})
 	budget.Withdraw(mettle.Timeout)
 	budget.Deposit()
 	fmt.Println(budget.Balance())
@@ -242,11 +245,11 @@ func ExampleBudget_Refund() {
 		}
 	}
 	fmt.Println(budget.Balance())
-	// Output: 10
+	// Output: 2
 }
 
 func ExampleBudget_Balance() {
-	fmt.Println(retry.NewBudget(retry.BudgetConfig{Burst: 5}).Balance(), retry.NoBudget.Balance())
+	fmt.Println(retry.NewBudget(retry.BudgetConfig{Start: 5}).Balance(), retry.NoBudget.Balance())
 	// Output: 5 +Inf
 }
 
@@ -256,7 +259,7 @@ func ExampleBudget_Observe() {
 		fmt.Println(m.Kind, m.Name, m.Labels, m.Value)
 	}
 	// Output:
-	// gauge mettle.retry.budget_tokens [{policy payments}] 10
+	// gauge mettle.retry.budget_tokens [{policy payments}] 2
 	// counter mettle.retry.budget_denials [{policy payments}] 0
 }
 
@@ -334,7 +337,7 @@ func ExampleRetrier_LogValue() {
 	fmt.Println(retry.New(retry.Config{Name: "payments"}).LogValue())
 	fmt.Println(retry.New(retry.Config{MaxElapsed: time.Second, Nested: true, Budget: retry.NoBudget}).LogValue())
 	// Output:
-	// [Name=payments MaxAttempts=3 MaxRetryAfter=30s Budget=[Ratio=0.1 MinPerSecond=0.1 Burst=10]]
+	// [Name=payments MaxAttempts=3 MaxRetryAfter=30s Budget=[Ratio=0.1 MinPerSecond=0.003 Burst=10 Start=2]]
 	// [Name= MaxAttempts=3 MaxElapsed=1s MaxRetryAfter=30s Nested=true Budget=none]
 }
 
@@ -342,6 +345,6 @@ func ExampleBudget_LogValue() {
 	fmt.Println(retry.NewBudget(retry.BudgetConfig{MinPerSecond: 0.3, RefundSuccess: true}).LogValue())
 	fmt.Println(retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1, Threshold: 0.5}).LogValue())
 	// Output:
-	// [Ratio=0.1 MinPerSecond=0.3 Burst=10 RefundSuccess=true]
-	// [Ratio=0.1 MinPerSecond=0 Burst=10 Threshold=0.5]
+	// [Ratio=0.1 MinPerSecond=0.3 Burst=10 Start=2 RefundSuccess=true]
+	// [Ratio=0.1 MinPerSecond=0 Burst=10 Start=10 Threshold=0.5]
 }

@@ -88,7 +88,7 @@ func TestUsersCodeLeaves(t *testing.T) {
 		for way, w := range ways {
 			bubble(t, seam+", "+way, func(t *testing.T) {
 				armed, left := true, 0
-				c := retry.Config{Budget: retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1}), Backoff: retry.Constant(time.Second)}
+				c := retry.Config{Budget: retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1, Start: 10}), Backoff: retry.Constant(time.Second)}
 				trace, op := arm(func() {
 					if armed {
 						left++
@@ -200,6 +200,7 @@ func TestHooksMayCallBackIn(t *testing.T) {
 			}
 		}
 		r = retry.New(retry.Config{
+			Budget:  retry.NoBudget, // calls that are made in calls take as many tokens
 			OnRetry: func(retry.Event) { again() },
 			RetryIf: func(err error) bool { again(); return errors.Is(err, errDown) },
 		})

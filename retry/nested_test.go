@@ -58,7 +58,7 @@ func TestNestedRetriesDoNotMultiply(t *testing.T) {
 // Spec: R17, R18
 func TestNestedRetryLeavesTheBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1})
+		b := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1, Start: 10})
 		drain(b, mettle.Failure)
 		r := retry.New(retry.Config{Budget: b})
 		p := mettle.Compose(r, r, r)

@@ -76,7 +76,8 @@ type Config struct {
 	MaxRetryAfter time.Duration
 
 	// Budget bounds the resends of all calls together; share one between all that
-	// call the same dependency. Nil: a budget of its own, NewBudget(BudgetConfig{}).
+	// call the same dependency. Nil: a budget of its own, of the zero BudgetConfig but for
+	// a Start that is enough for the MaxAttempts of one call.
 	// NoBudget: resends are not bounded.
 	Budget *Budget
 
@@ -212,7 +213,7 @@ func New(c Config) *Retrier {
 		r.maxRetryAfter = defaultMaxRetryAfter
 	}
 	if r.budget == nil {
-		r.budget, r.ownBudget = NewBudget(BudgetConfig{Name: c.Name}), true
+		r.budget, r.ownBudget = NewBudget(BudgetConfig{Name: c.Name, Start: min(max(r.maxAttempts-1, 1), defaultBurst)}), true
 	}
 	return r
 }

@@ -175,7 +175,7 @@ func TestDefaultBackoff(t *testing.T) {
 // Spec: R2, R4
 func TestContextEndsTheWait(t *testing.T) {
 	bubble(t, "cancelled", func(t *testing.T) {
-		b := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1})
+		b := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1, Start: 10})
 		r := retry.New(retry.Config{Backoff: retry.Constant(time.Hour), Budget: b})
 		enough := errors.New("enough")
 		ctx, cancel := context.WithCancelCause(bg)
@@ -393,7 +393,7 @@ func TestNoWaitPastTheEnd(t *testing.T) {
 	} {
 		check := func(t *testing.T, ctx ctx, c retry.Config, reason error) {
 			c.Backoff, c.MaxAttempts = retry.Constant(wait), 100
-			c.Budget = retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1})
+			c.Budget = retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1, Start: 10})
 			s := fails(errDown)
 			err := retry.New(c).Do(ctx, s.op)
 			wantStop(t, err, tt.attempts, time.Duration(tt.attempts-1)*wait, errDown, reason)
@@ -429,7 +429,7 @@ func TestNoWaitPastTheEnd(t *testing.T) {
 func TestWhoseTimeIsUp(t *testing.T) {
 	bubble(t, "an attempt's, under a live caller", func(t *testing.T) {
 		attempts := 0
-		err := retry.New(retry.Config{}).Do(bg, func(ctx ctx) error {
+		err := retry.New(retry.Config{Budget: retry.NoBudget}).Do(bg, func(ctx ctx) error {
 			if attempts++; attempts == 3 {
 				return nil
 			}
@@ -672,7 +672,7 @@ func TestRefusalWaitedOut(t *testing.T) {
 	const s = time.Second
 	config := func() retry.Config {
 		return retry.Config{
-			Backoff: retry.Constant(0), Budget: retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1}),
+			Backoff: retry.Constant(0), Budget: retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1, Start: 10}),
 			RetryIf: func(err error) bool { return !errors.Is(err, errDown) || errors.Is(err, mettle.ErrRejected) },
 		}
 	}
@@ -752,7 +752,7 @@ func TestRetryIf(t *testing.T) {
 
 // Spec: R15, R16
 func TestBudgetIsAsked(t *testing.T) {
-	newBudget := func() *retry.Budget { return retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1}) }
+	newBudget := func() *retry.Budget { return retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1, Start: 10}) }
 	bubble(t, "only before a resend", func(t *testing.T) {
 		for name, errs := range map[string][]error{
 			"success": {nil}, "permanent": {mettle.Permanent(errDown)}, "refusal": {errFull}, "answer": {answer("404")},
@@ -830,7 +830,7 @@ func TestRefusedResendIsRefunded(t *testing.T) {
 		"ignored, but sent":                {[]error{errDown, list{}}, nil, 1},
 	} {
 		bubble(t, name, func(t *testing.T) {
-			b := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1})
+			b := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1, Start: 10})
 			c := retry.Config{Budget: b, MaxAttempts: 4, Backoff: retry.Constant(time.Second), RetryIf: tt.retryIf}
 			_ = retry.New(c).Do(bg, fails(tt.errs...).op)
 			if got := 10 - b.Balance(); math.Abs(got-tt.spent) > 1e-9 {
@@ -839,7 +839,7 @@ func TestRefusedResendIsRefunded(t *testing.T) {
 		})
 	}
 	bubble(t, "no slot in a queue of ours", func(t *testing.T) {
-		b := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1})
+		b := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1, Start: 10})
 		n := 0
 		queue := mettle.PolicyFunc(func(ctx ctx, op func(ctx) error) error {
 			if n++; n == 2 {
@@ -853,7 +853,7 @@ func TestRefusedResendIsRefunded(t *testing.T) {
 		}
 	})
 	bubble(t, "refused, and the caller leaves", func(t *testing.T) {
-		b := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1})
+		b := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1, Start: 10})
 		ctx, cancel := context.WithCancel(bg)
 		time.AfterFunc(1500*time.Millisecond, cancel)
 		c := retry.Config{Budget: b, Backoff: retry.Constant(time.Second), RetryIf: all}
@@ -863,7 +863,7 @@ func TestRefusedResendIsRefunded(t *testing.T) {
 		}
 	})
 	bubble(t, "refused, and the user's code leaves", func(t *testing.T) {
-		b := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1})
+		b := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1, Start: 10})
 		r := retry.New(retry.Config{Budget: b, RetryIf: func(err error) bool {
 			if err == errFull {
 				panic(err)
@@ -882,7 +882,7 @@ func TestRefusedResendIsRefunded(t *testing.T) {
 // Spec: R17
 func TestBudgetIsShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := retry.NewBudget(retry.BudgetConfig{Burst: 3, MinPerSecond: -1})
+		b := retry.NewBudget(retry.BudgetConfig{Burst: 3, Start: 3, MinPerSecond: -1})
 		c := retry.Config{Budget: b, Backoff: retry.Constant(0)}
 		wantStop(t, retry.New(c).Do(bg, fails(errDown).op), 3, 0, errDown, retry.ErrExhausted)
 		wantStop(t, retry.New(c).Do(bg, fails(errDown).op), 2, 0, errDown, retry.ErrBudget)

@@ -77,13 +77,16 @@ func TestStatsAndMetrics(t *testing.T) {
 			Name: "payments", MaxAttempts: 4, Backoff: retry.Constant(time.Second),
 			MaxElapsed: 30 * time.Second, MaxRetryAfter: time.Minute,
 		})
+		for range 70 {
+			_ = r.Do(bg, fails(nil).op) // a full budget
+		}
 		everyEnd(r)
 		for range 4 {
 			_ = r.Do(bg, fails(errDown).op) // the budget ends one of these, at the third attempt, and the last two
 		}
 		want := retry.Stats{
-			Attempts: 2 + 2 + 3 + 4 + 4 + 1 + 1 + 2 + 1 + 1 + 1, Retries: 1 + 2 + 3 + 3 + 1,
-			Successes: [3]uint64{2, 1, 2},
+			Attempts: 70 + 2 + 2 + 3 + 4 + 4 + 1 + 1 + 2 + 1 + 1 + 1, Retries: 1 + 2 + 3 + 3 + 1,
+			Successes: [3]uint64{72, 1, 2},
 			Exhausted: 1, Deadline: 1, Elapsed: 1, RetryAfter: 1, Context: 1, NotRetryable: 2, PassedThrough: 1,
 		}
 		got := r.Stats()
@@ -93,7 +96,7 @@ func TestStatsAndMetrics(t *testing.T) {
 			t.Errorf("after four more failures: %+v", got)
 		}
 		want.Exhausted, want.Budget, want.Attempts, want.Retries = got.Exhausted, got.Budget, got.Attempts, got.Retries
-		if by := got.ByAttempt; by[0] != 16 || by[0]+by[1]+by[2] != want.Attempts || by[1]+by[2] != want.Retries {
+		if by := got.ByAttempt; by[0] != 86 || by[0]+by[1]+by[2] != want.Attempts || by[1]+by[2] != want.Retries {
 			t.Errorf("attempts by number: %v", by)
 		}
 		want.ByAttempt, want.Amplification = got.ByAttempt, got.Amplification
@@ -112,7 +115,7 @@ func TestStatsAndMetrics(t *testing.T) {
 			"mettle.retry.attempts policy=payments attempt=3+":        float64(want.ByAttempt[2]),
 			"mettle.retry.amplification policy=payments":              want.Amplification,
 			"mettle.retry.passed_through policy=payments":             1,
-			"mettle.retry.successes policy=payments attempt=1":        2,
+			"mettle.retry.successes policy=payments attempt=1":        72,
 			"mettle.retry.successes policy=payments attempt=2":        1,
 			"mettle.retry.successes policy=payments attempt=3+":       2,
 			"mettle.retry.stops policy=payments reason=exhausted":     float64(want.Exhausted),
@@ -166,7 +169,7 @@ func TestObserveIsPure(t *testing.T) {
 // Spec: P11, R16
 func TestConcurrentCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := retry.NewBudget(retry.BudgetConfig{Burst: 100})
+		b := retry.NewBudget(retry.BudgetConfig{Burst: 100, Start: 100})
 		r := retry.New(retry.Config{Budget: b, OnRetry: func(retry.Event) {}})
 		p := mettle.Compose(r)
 		var attempts, successes atomic.Uint64

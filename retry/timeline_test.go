@@ -121,7 +121,7 @@ func TestBeyondReason(t *testing.T) {
 		}
 	})
 	bubble(t, "no operation", func(t *testing.T) {
-		b := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1})
+		b := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1, Start: 10})
 		r := retry.New(retry.Config{Budget: b})
 		v, _ := leave(func() { _ = r.Do(bg, nil) })
 		if err, ok := v.(error); !ok || !strings.Contains(err.Error(), "nil pointer") {
@@ -132,7 +132,7 @@ func TestBeyondReason(t *testing.T) {
 		}
 	})
 	bubble(t, "a source of randomness that panics", func(t *testing.T) {
-		b := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1})
+		b := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1, Start: 10})
 		r := retry.New(retry.Config{Budget: b, Rand: broken{}})
 		if v, _ := leave(func() { _ = r.Do(bg, fails(errDown).op) }); v != errDown {
 			t.Errorf("recovered %v", v)

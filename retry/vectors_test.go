@@ -18,7 +18,7 @@ import (
 // "Retry behavior"), for so many tokens.
 func aws(tokens int) retry.BudgetConfig {
 	return retry.BudgetConfig{
-		Burst: tokens, Ratio: 1, MinPerSecond: -1,
+		Burst: tokens, Start: tokens, Ratio: 1, MinPerSecond: -1,
 		Costs:         retry.Costs{Failure: 14, Overload: min(5, float64(tokens)), Timeout: 14},
 		RefundSuccess: true,
 	}

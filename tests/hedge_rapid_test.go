@@ -126,7 +126,8 @@ func drawHedgedCall(t *rapid.T) *hedgedCall {
 			deaf:  rapid.Bool().Draw(t, "deaf"),
 		})
 	}
-	c.budget = retry.NewBudget(retry.BudgetConfig{Burst: rapid.IntRange(1, 10).Draw(t, "burst"), MinPerSecond: -1})
+	burst := rapid.IntRange(1, 10).Draw(t, "burst")
+	c.budget = retry.NewBudget(retry.BudgetConfig{Burst: burst, Start: burst, MinPerSecond: -1})
 	further := rapid.IntRange(1, 3).Draw(t, "Max")
 	c.most, c.perCall = 1+further, 1+further
 	h := hedge.New(hedge.Config{After: 1 + millis(40, "After"), Max: further, Budget: c.budget})

@@ -19,7 +19,7 @@ import (
 // What the policies of this module make of the marks that an attempt's error carries.
 
 func resend() mettle.Policy {
-	return retry.New(retry.Config{Backoff: retry.Constant(0)})
+	return retry.New(retry.Config{Backoff: retry.Constant(0), Budget: retry.NewBudget(retry.BudgetConfig{Start: 10})})
 }
 
 func TestRetryResendsUnavailable(t *testing.T) {

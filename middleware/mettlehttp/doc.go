@@ -26,9 +26,9 @@
 // In the standard pipeline each host (scheme, host name and port) has a breaker, a retry
 // budget and a bulkhead of its own, so that trouble at one takes nothing from the
 // others. Budgets and bulkheads are kept for 1,024 hosts: one that is idle and has its
-// budget full again, as it is after 100 s at most, makes room for the next, and where
-// none is, the hosts that come on top share one budget and one bulkhead. Breakers are
-// kept for 10,000.
+// budget back at what a new one has, as it is after 12 minutes at most, makes room for the
+// next, and where none is, the hosts that come on top share one budget and one bulkhead.
+// Breakers are kept for 10,000.
 //
 // Their metrics do not grow with the hosts: those of retries, budgets and bulkheads are
 // sums over all hosts, and gauges over those that are kept, so that

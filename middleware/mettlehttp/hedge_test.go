@@ -111,7 +111,7 @@ func TestHedgeLeavesNoBody(t *testing.T) {
 				answers[n-1] = newBody(fmt.Sprint(n))
 				return answer(req, test.codes[n-1], answers[n-1]), nil
 			})
-			budget := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1})
+			budget := retry.NewBudget(retry.BudgetConfig{MinPerSecond: -1, Start: 10})
 			h := hedge.New(hedge.Config{After: time.Second, Budget: budget})
 			tr := mettlehttp.NewTransport(base, h)
 			resp, err := tr.RoundTrip(request(t, test.method, "http://host/", strings.NewReader("payload")))

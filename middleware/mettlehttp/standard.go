@@ -35,8 +35,8 @@ const (
 // of its own: one budget for all would be spent by the host that is down, and one
 // bulkhead filled by the host that hangs, at the cost of all the others.
 //
-// An idle host with a full budget has nothing to remember but its counts, so such hosts
-// make room for new ones.
+// An idle host whose budget has no less than that of a new one has nothing to remember
+// but its counts, so such hosts make room for new ones.
 type standard struct {
 	name           string
 	total, attempt *timeout.Timeout
@@ -57,7 +57,7 @@ type host struct {
 	pipeline *mettle.Pipeline
 	retrier  *retry.Retrier
 	budget   *retry.Budget
-	full     float64 // the balance of a full budget
+	fresh    float64 // the balance of a new budget
 	bulkhead *bulkhead.Bulkhead
 	calls    atomic.Int64 // under way; raised only while mu of standard is held
 }
@@ -82,7 +82,7 @@ func (s *standard) newHost(name string) *host {
 		budget:   retry.NewBudget(retry.BudgetConfig{Name: s.name}),
 		bulkhead: bulkhead.New(bulkhead.Config{Name: name}),
 	}
-	h.full = h.budget.Balance()
+	h.fresh = h.budget.Balance()
 	h.retrier = retry.New(retry.Config{Name: s.name, Budget: h.budget})
 	h.pipeline = mettle.Compose(s.total, h.retrier, s.byHost, h.bulkhead, s.attempt)
 	return h
@@ -130,7 +130,7 @@ func (s *standard) makeRoomLocked() bool {
 		return false
 	}
 	for key, h := range s.hosts {
-		if h.calls.Load() > 0 || h.budget.Balance() < h.full {
+		if h.calls.Load() > 0 || h.budget.Balance() < h.fresh {
 			continue
 		}
 		delete(s.hosts, key)
