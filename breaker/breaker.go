@@ -155,15 +155,18 @@ func (b *Breaker) do(ctx context.Context, op func(context.Context) error) error 
 	if err := b.acquire(ctx, &p); err != nil {
 		return err
 	}
+	ctx, probe := p.probe(ctx)
 	returned := false
 	defer func() {
-		if !returned {
+		if !returned && probe.reports() {
 			b.settle(&p, mettle.Failure, 0, errCrashed)
 		}
 	}()
 	err := op(ctx)
 	returned = true
-	p.done(err)
+	if probe.reports() {
+		p.done(err)
+	}
 	return err
 }
 
@@ -211,15 +214,18 @@ func (b *Breaker) runSlow(ctx context.Context, next relay.Policy, op func(contex
 		ctx = mettle.WithQueued(ctx)
 		p.ctx, p.queued = ctx, true
 	}
+	ctx, probe := p.probe(ctx)
 	returned := false
 	defer func() {
-		if !returned {
+		if !returned && probe.reports() {
 			b.settle(&p, mettle.Failure, 0, errCrashed)
 		}
 	}()
 	_, err := next.DoAt(ctx, op, clock.Unknown)
 	returned = true
-	p.done(err)
+	if probe.reports() {
+		p.done(err)
+	}
 	return err
 }
 

@@ -116,7 +116,8 @@ type Config struct {
 	// be. One failed probe opens again. Zero: 2.
 	Successes int
 	// ProbeTimeout is how long a probe may take. One that has not reported by then
-	// counts as failed, and what it reports later is void. Zero: 15 s.
+	// counts as failed, and what it reports later is void. Zero: 15 s. Of an operation
+	// that goes on after its answer, an adapter reports that with [Answered].
 	ProbeTimeout time.Duration
 	// Ramp is how long admission takes to rise to every call after the breaker has
 	// closed again: from a tenth of the calls, linearly. Zero or negative: all calls

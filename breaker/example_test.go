@@ -153,3 +153,20 @@ func ExampleGroup_LogValue() {
 	fmt.Println(hosts.LogValue())
 	// Output: [Name=hosts Window=10s FailureRate=off MinCalls=100 Consecutive=10 SlowCall=1s SlowRate=0.5 OpenFor=100ms MaxOpenFor=1s Probes=1 Successes=2 ProbeTimeout=15s Ramp=0s MaxKeys=10000 Breadth=0.5 MinKeys=5]
 }
+
+func ExampleAnswered() {
+	b := breaker.New(breaker.Config{OpenFor: time.Nanosecond, MaxOpenFor: time.Nanosecond, Successes: 1})
+	b.Trip("as an example")
+	for b.RemainingDelay() > 0 {
+	}
+	entered := context.Background()
+	_ = b.Do(entered, func(ctx context.Context) error {
+		fmt.Println(b.State()) // the operation is a probe
+		breaker.Answered(ctx, entered)
+		fmt.Println(b.State()) // and may now last
+		return nil
+	})
+	// Output:
+	// half-open
+	// closed
+}

@@ -111,9 +111,13 @@
 // [StreamIdle] the wait for each message. A stream that ends with the caller's own deadline,
 // or with StreamTotal, after messages have come says nothing about the server and is Ignored.
 //
-// A breaker counts a stream when it ends. So one with a SlowCall takes every long stream
-// for a slow call, and ProbeTimeout should be longer than streams last that may be probes;
-// where unary calls and long streams share a connection, give each a breaker of its own.
+// A breaker counts a stream when it ends, so one with a SlowCall takes every long stream
+// for a slow call; where unary calls and long streams share a connection, give each a
+// breaker of its own. A probe alone counts earlier: it has succeeded once the caller has the
+// header or a message, or at a server once a stream's handler has sent a message, and how the
+// stream ends then counts for nothing. So a stream may be a probe and last longer than
+// ProbeTimeout, but must bring something within it. An upload does not: it is answered
+// at its end, and while it may be a probe ProbeTimeout has to be longer than it takes.
 //
 // # Servers
 //

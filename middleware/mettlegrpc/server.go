@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/mettle-go/mettle"
+	"github.com/mettle-go/mettle/breaker"
 	"github.com/mettle-go/mettle/timeout"
 )
 
@@ -67,7 +68,7 @@ func StreamServerInterceptor(p mettle.Policy, opts ...Option) grpc.StreamServerI
 			life, cancel := context.WithCancelCause(life)
 			defer cancel(nil)
 			timeout.Stop(ctx, c)
-			return handler(srv, &serverStream{ss, &detached{life, ctx}})
+			return handler(srv, &serverStream{ServerStream: ss, ctx: &detached{life, ctx}, entered: c, lasts: info.IsServerStream})
 		})
 		if c.ran.Load() {
 			return c.err
@@ -137,7 +138,9 @@ const defaultPushback = time.Second
 // serverStream is a stream whose handler sees what the policy put into the context.
 type serverStream struct {
 	grpc.ServerStream
-	ctx context.Context
+	ctx     context.Context
+	entered context.Context // that of the pipeline
+	lasts   bool            // a message need not be the last; SendMsg's, which has one caller at a time
 }
 
 func (s *serverStream) Context() context.Context { return s.ctx }
@@ -154,7 +157,12 @@ func (s *serverStream) SendMsg(m any) error {
 	if err := s.total(); err != nil {
 		return err
 	}
-	return s.ServerStream.SendMsg(m)
+	err := s.ServerStream.SendMsg(m)
+	if err == nil && s.lasts {
+		s.lasts = false // once is enough
+		breaker.Answered(s.ctx, s.entered)
+	}
+	return err
 }
 
 func (s *serverStream) RecvMsg(m any) error {

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/mettle-go/mettle"
+	"github.com/mettle-go/mettle/breaker"
 	"github.com/mettle-go/mettle/timeout"
 )
 
@@ -445,10 +446,14 @@ func (c *stream) RecvMsg(m any) error {
 		err := a.receive(m)
 		if err == nil {
 			s.mu.Lock()
+			first := !s.answered
 			s.committed, s.answered, s.req = true, true, nil
 			s.mu.Unlock()
 			if s.desc.ServerStreams {
 				s.leave(a)
+				if first {
+					breaker.Answered(a.policy, s)
+				}
 				return nil
 			}
 			// The one answer of the server's is the end, as gRPC has it too.
@@ -506,6 +511,7 @@ func (c *stream) Header() (metadata.MD, error) {
 		md, err := a.header()
 		if md != nil && s.commit(a) {
 			s.leave(a)
+			breaker.Answered(a.policy, s)
 			return md, err
 		}
 		switch again, none := s.follow(a); {
