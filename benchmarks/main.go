@@ -76,6 +76,9 @@ const (
 	scorecardPart = "scorecard"
 )
 
+// takersPart is a place in RESULTS.md, and no part that can be run.
+const takersPart = "takers"
+
 // overhead reports whether that part is to be measured.
 func (o options) overhead() bool {
 	return slices.Contains(o.only, overheadPart) || len(o.only) == 0 && !o.quick
@@ -237,6 +240,11 @@ func overhead(ctx context.Context, dir, command string, o options) (err error) {
 func score(ctx context.Context, dir, command string, o options, plan scorecard.Plan) error {
 	data := filepath.Join(dir, dataFolder, scorecardFile)
 	if o.table {
+		if !o.dry {
+			if err := takers(dir); err != nil {
+				return err
+			}
+		}
 		d, err := readScorecard(data)
 		if d == nil || err != nil {
 			return err
@@ -285,7 +293,12 @@ func page(dir string, d *scorecard.Data) error {
 	if err := charts(filepath.Join(dir, chartFolder), d); err != nil {
 		return err
 	}
-	return splice(filepath.Join(dir, resultsFile), scorecardPart, d.Markdown())
+	return errors.Join(splice(filepath.Join(dir, resultsFile), scorecardPart, d.Markdown()), takers(dir))
+}
+
+// takers puts into RESULTS.md who takes part in the scorecard.
+func takers(dir string) error {
+	return splice(filepath.Join(dir, resultsFile), takersPart, scorecard.Takers())
 }
 
 // readScorecard returns what writeScorecard wrote, nil if there is no such file.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"io/fs"
@@ -20,32 +21,65 @@ import (
 func TestResultsAreThoseOfTheData(t *testing.T) {
 	page, err := os.ReadFile(resultsFile)
 	require.NoError(t, err)
-	for part, tables := range map[string]func(text string) (string, error){
-		overheadPart: func(text string) (string, error) {
-			f, err := readFigures(text)
-			if err != nil {
-				return "", err
-			}
-			return f.markdown(), nil
-		},
-		scorecardPart: func(text string) (string, error) {
-			d, err := scorecard.Read(strings.NewReader(text))
-			if err != nil {
-				return "", err
-			}
-			return d.Markdown(), nil
-		},
-	} {
-		want := ""
-		text, err := os.ReadFile(filepath.Join(dataFolder, part+".txt"))
-		if !errors.Is(err, fs.ErrNotExist) {
-			require.NoError(t, err)
-			want, err = tables(string(text))
-			require.NoError(t, err)
-		}
+	written := func(part, want string) {
 		spliced, err := spliced(string(page), part, want)
 		require.NoError(t, err)
 		assert.Equal(t, spliced, string(page), "the tables are not those of the data: go run ./benchmarks -table")
+	}
+	text, err := os.ReadFile(filepath.Join(dataFolder, overheadFile))
+	if !errors.Is(err, fs.ErrNotExist) {
+		require.NoError(t, err)
+		f, err := readFigures(string(text))
+		require.NoError(t, err)
+		written(overheadPart, f.markdown())
+	} else {
+		written(overheadPart, "")
+	}
+	d, err := readScorecard(filepath.Join(dataFolder, scorecardFile))
+	require.NoError(t, err)
+	if d != nil {
+		written(scorecardPart, d.Markdown())
+	} else {
+		written(scorecardPart, "")
+	}
+	written(takersPart, scorecard.Takers())
+}
+
+// The charts that the page shows are those that the data give as well.
+func TestChartsAreThoseOfTheData(t *testing.T) {
+	d, err := readScorecard(filepath.Join(dataFolder, scorecardFile))
+	require.NoError(t, err)
+	if d == nil {
+		t.Skip("nobody has measured yet, see go run ./benchmarks -only scorecard")
+	}
+	fresh := t.TempDir()
+	require.NoError(t, charts(fresh, d))
+	for _, c := range scorecard.Curves() {
+		sameFile(t, filepath.Join(fresh, c.File), filepath.Join(chartFolder, c.File))
+	}
+	for _, c := range scorecard.Plots() {
+		sameFile(t, filepath.Join(fresh, c.File), filepath.Join(chartFolder, c.File))
+	}
+}
+
+func sameFile(t *testing.T, want, file string) {
+	t.Helper()
+	wanted, err := os.ReadFile(want)
+	require.NoError(t, err)
+	got, err := os.ReadFile(file)
+	require.NoError(t, err)
+	assert.True(t, bytes.Equal(wanted, got), "%s is not that of the data: go run ./benchmarks -table", file)
+}
+
+// Where a peer gets more through, the page says why, and what will be done.
+func TestWhereWeAreBehindIsExplained(t *testing.T) {
+	d, err := readScorecard(filepath.Join(dataFolder, scorecardFile))
+	require.NoError(t, err)
+	if d == nil {
+		t.Skip("nobody has measured yet, see go run ./benchmarks -only scorecard")
+	}
+	for _, id := range d.Behind() {
+		assert.Contains(t, d.Markdown(), "**"+id+".** ", "story.go has to say why")
 	}
 }
 

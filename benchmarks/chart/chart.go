@@ -129,8 +129,7 @@ func Dots(w io.Writer, d *scorecard.Data, c scorecard.Dots) error {
 			if !ok {
 				continue
 			}
-			y := float64(row) + 0.16*(float64(len(c.Cells)-1)/2-float64(i))
-			points.XYs = append(points.XYs, plotter.XY{X: s.Mean, Y: y})
+			points.XYs = append(points.XYs, plotter.XY{X: s.Mean, Y: height(row, i, len(c.Cells))})
 			points.halves = append(points.halves, s.Half)
 			most = max(most, s.Mean+s.Half)
 		}
@@ -146,6 +145,26 @@ func Dots(w io.Writer, d *scorecard.Data, c scorecard.Dots) error {
 		bars.Color, bars.CapWidth = dots.Color, vg.Points(4)
 		p.Add(bars, dots)
 		p.Legend.Add(c.Names[i], dots)
+		if c.Pauses != "" {
+			if err := pauses(p, d, c, i, names); err != nil {
+				return err
+			}
+		}
+	}
+	for _, b := range c.Bounds {
+		line, err := plotter.NewLine(plotter.XYs{{X: b.At, Y: -0.5}, {X: b.At, Y: float64(len(names)) - 0.5}})
+		if err != nil {
+			return err
+		}
+		line.Color, line.Width, line.Dashes = ink, vg.Points(1.2), []vg.Length{vg.Points(1), vg.Points(3)}
+		if i := slices.Index(c.Cells, b.Cell); i >= 0 {
+			line.Color = hues[i%len(hues)]
+		}
+		p.Add(line)
+		most = max(most, b.At)
+	}
+	if c.BoundName != "" {
+		p.Legend.Add(c.BoundName, thumbnail{dotted: c.Pauses == ""})
 	}
 	if c.Limit > 0 {
 		limit, err := plotter.NewLine(plotter.XYs{{X: c.Limit, Y: -0.5}, {X: c.Limit, Y: float64(len(names)) - 0.5}})
@@ -159,6 +178,45 @@ func Dots(w io.Writer, d *scorecard.Data, c scorecard.Dots) error {
 	p.X.Min, p.X.Max = 0, most*1.35 // room for the legend
 	p.Y.Min, p.Y.Max = -0.5, math.Max(float64(len(names))-0.5, 0.5)
 	return save(p, w, 22*vg.Centimeter, vg.Length(3+0.62*float64(len(names)))*vg.Centimeter)
+}
+
+// height is where a contender has its dot for one of so many cells.
+func height(row, cell, cells int) float64 {
+	return float64(row) + 0.16*(float64(cells-1)/2-float64(cell))
+}
+
+// pauses draws a ring for everybody at half the mean pause between probes, in a cell.
+func pauses(p *plot.Plot, d *scorecard.Data, c scorecard.Dots, cell int, names []string) error {
+	var points plotter.XYs
+	for row, name := range names {
+		s, ok := d.Stats[scorecard.Key{Cell: c.Cells[cell], Contender: name, Measure: c.Pauses}]
+		if ok && s.Mean > 0 {
+			points = append(points, plotter.XY{X: 0.5 / s.Mean, Y: height(row, cell, len(c.Cells))})
+		}
+	}
+	if len(points) == 0 {
+		return nil
+	}
+	rings, err := plotter.NewScatter(points)
+	if err != nil {
+		return fmt.Errorf("chart: %s: %w", c.File, err)
+	}
+	rings.GlyphStyle = draw.GlyphStyle{Color: hues[cell%len(hues)], Radius: vg.Points(4), Shape: draw.RingGlyph{}}
+	p.Add(rings)
+	return nil
+}
+
+// thumbnail is a mark of bounds in a legend: dots, or else a ring.
+type thumbnail struct{ dotted bool }
+
+func (t thumbnail) Thumbnail(c *draw.Canvas) {
+	middle := c.Center()
+	if !t.dotted {
+		c.DrawGlyph(draw.GlyphStyle{Color: ink, Radius: vg.Points(4), Shape: draw.RingGlyph{}}, middle)
+		return
+	}
+	style := draw.LineStyle{Color: ink, Width: vg.Points(1.2), Dashes: []vg.Length{vg.Points(1), vg.Points(3)}}
+	c.StrokeLine2(style, c.Min.X, middle.Y, c.Max.X, middle.Y)
 }
 
 // intervals are points with a width to both sides.

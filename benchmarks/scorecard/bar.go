@@ -3,6 +3,7 @@ package scorecard
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 )
 
@@ -83,6 +84,40 @@ func (d *Data) beside(s Scenario, c Cell) (v Verdict, ok bool) {
 		}
 	}
 	return v, ok
+}
+
+// BesideTable returns how goodput compares with that of the best peer in every cell.
+func (d *Data) BesideTable() string {
+	var b strings.Builder
+	b.WriteString("| cell | goodput | best peer | its goodput | ours over it | ± | |\n|---|--:|---|--:|--:|--:|---|\n")
+	for _, s := range Scenarios() {
+		for _, c := range s.Cells {
+			v, ok := d.beside(s, c)
+			if !ok {
+				continue
+			}
+			verdict := "pass"
+			if !v.Held() {
+				verdict = "**fail**"
+			}
+			fmt.Fprintf(&b, "| %s | %.4g | %s | %.4g | %.4g | %.1g | %s |\n", v.Cell, d.Stats[Key{v.Cell, c.ours(), Goodput}].Mean,
+				v.Peer, d.Stats[Key{v.Cell, v.Peer, Goodput}].Mean, v.Figure.Mean, v.Figure.Half, verdict)
+		}
+	}
+	return b.String()
+}
+
+// Behind returns the scenarios in which a peer has more goodput in some cell.
+func (d *Data) Behind() (ids []string) {
+	for _, s := range Scenarios() {
+		if slices.ContainsFunc(s.Cells, func(c Cell) bool {
+			v, ok := d.beside(s, c)
+			return ok && !v.Held()
+		}) {
+			ids = append(ids, s.ID)
+		}
+	}
+	return ids
 }
 
 // BarTable returns the table of bars: the worst cell of each.

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -148,6 +149,9 @@ func TestScenarios(t *testing.T) {
 	for _, s := range Scenarios() {
 		assert.Equal(t, s.Waiting == "", len(s.Cells) > 0, s.ID)
 		assert.Equal(t, s.Waiting == "", stories[s.ID] != "", s.ID)
+		if s.Waiting == "" {
+			assert.Len(t, regexp.MustCompile(`[.] [A-Z]`).Split(stories[s.ID], -1), 3, "%s: what happened, why, what to set", s.ID)
+		}
 		for _, v := range views[s.ID] {
 			_, err := find(s.ID + "/" + v.cell)
 			assert.NoError(t, err)

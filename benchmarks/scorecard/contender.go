@@ -33,7 +33,7 @@ type Kind uint8
 const (
 	Ours     Kind = iota // the library
 	Peer                 // another library, without settings
-	Tuned                // another library, set up as its documentation suggests
+	Tuned                // a library set up as its documentation suggests
 	Baseline             // what people do without a library
 	Best                 // what can be done by somebody who knows everything
 )
@@ -48,6 +48,8 @@ type Client struct {
 	Attempt  time.Duration // timeout of an attempt, where there are several
 	Once     time.Duration // timeout of the attempt of those who make only one
 	Attempts int           // at most, the first included
+	Rate     float64       // calls in a second, at most; who tunes knows it
+	Cold     bool          // the server comes back slower than it was; so is this
 	Opened   func()        // to be called when a breaker opens
 }
 
@@ -71,6 +73,7 @@ func (s *lockedSource) Uint64() uint64 {
 func Contenders() []Contender {
 	return []Contender{
 		{"mettle", "total timeout, retry, breaker, bulkhead and attempt timeout, as in the standard pipeline: the two timeouts are set, all else is as it comes", Ours, false, mettleDefaults},
+		{"mettle-tuned", "as mettle, by what one knows of the client: a bulkhead for its calls in the time of an attempt (Little's law), 5 at least; a breaker that judges the calls of 5 s, 20 to 100; a budget of the calls of 1 s, 2 to 10, that time fills by 1 % of them; and where the server comes back cold, a ramp of 1 s", Tuned, false, mettleTuned},
 		{"gobreaker", "sony/gobreaker in cenkalti/backoff, both as they come but for 3 tries; an open breaker ends the call", Peer, false, gobreakerDefaults},
 		{"failsafe", "failsafe-go: retry policy, circuit breaker and timeout, as they come", Peer, true, failsafeDefaults},
 		{"failsafe-throttler", "failsafe-go: retry policy, adaptive throttler and timeout, as they come", Peer, true, failsafeThrottler},
@@ -79,6 +82,8 @@ func Contenders() []Contender {
 		{"aegis", "the SRE breaker of go-kratos/aegis under a timeout, marked as the middleware of kratos does; it has no retry", Peer, false, aegisDefaults},
 		{"gobreaker-tuned", "sony/gobreaker with a rolling window of 10 s that opens for 1 s at half of at least 20 calls, in cenkalti/backoff from 50 ms", Tuned, false, gobreakerTuned},
 		{"failsafe-tuned", "failsafe-go: 3 attempts with backoff from 50 ms and jitter, not for refusals; a breaker at half of at least 20 calls in 10 s that opens for 1 s; timeout", Tuned, true, failsafeTuned},
+		{"failsafe-throttler-tuned", "failsafe-go: 3 attempts as above, and an adaptive throttler for more than a tenth of at least 10 calls failing, within 10 s; timeout", Tuned, true, failsafeThrottlerTuned},
+		{"aegis-tuned", "aegis with the K of 2 that the SRE book prefers, for at least 20 calls in 10 s; go-zero has no such settings", Tuned, false, aegisTuned},
 		{"none", "the call as it is, and patience without end", Baseline, false, nothing},
 		{"timeout", "the deadline and nothing else", Baseline, false, timeoutOnly},
 		{"naive", "3 attempts, each with its timeout, without a pause", Baseline, false, naiveRetries},
@@ -119,6 +124,20 @@ func mettleOf(c Client, b breaker.Config, r retry.Config, k bulkhead.Config) sim
 	return func(ctx context.Context, _ int, op func(context.Context) error) error {
 		return p.Do(ctx, op)
 	}
+}
+
+// mettleTuned is what our documentation tells somebody to set who knows the calls.
+func mettleTuned(c Client) sim.Caller {
+	within := func(d time.Duration) int { return int(c.Rate * d.Seconds()) }
+	b := breaker.Config{MinCalls: min(max(within(5*time.Second), 20), 100)}
+	if c.Cold {
+		b.Ramp = time.Second
+	}
+	budget := retry.BudgetConfig{
+		Burst:        min(max(within(time.Second), 2), 10),
+		MinPerSecond: min(c.Rate/100, 0.1),
+	}
+	return mettleOf(c, b, retry.Config{Budget: retry.NewBudget(budget)}, bulkhead.Config{Limit: max(within(c.Attempt), 5)})
 }
 
 func nothing(Client) sim.Caller {

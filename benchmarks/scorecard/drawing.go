@@ -1,5 +1,7 @@
 package scorecard
 
+import "time"
+
 // Curve says what a chart of goodput over time shows.
 type Curve struct {
 	File, Title string
@@ -20,7 +22,29 @@ type Dots struct {
 	Names       []string // of the cells
 	Limit       float64  // a bar; 0: none
 	LimitName   string
+
+	Bounds    []Bound
+	BoundName string
+	// Pauses draws for everybody half the mean pause between probes, the inverse of
+	// this measure: how long it takes on average until one finds the server there.
+	Pauses string
 }
+
+// Bound is what nobody can be beyond, whatever is done.
+type Bound struct {
+	At   float64
+	Cell string // of which; empty: all
+}
+
+// resent returns the bound of goodput over λ(1-p) where failures have nothing to do with
+// each other and a request is sent three times at most.
+func resent(p float64) float64 { return (1 - p*p*p) / (1 - p) }
+
+// soonest returns the bound of detection, in seconds: Wald's sequential test needs two
+// failures to tell that a healthy server is gone, which have to come, and to fail.
+func soonest(rate float64, fails time.Duration) float64 { return 2/rate + fails.Seconds() }
+
+var beOracle = []Bound{{At: 1}}
 
 // Curves are the charts over time. The first is the one that matters.
 func Curves() []Curve {
@@ -37,25 +61,34 @@ func Curves() []Curve {
 	}
 }
 
-// Plots are the charts of one measure, at most one for each scenario.
+// Plots are the charts of one measure.
 func Plots() []Dots {
 	return []Dots{
 		{
 			File: "s0.svg", Title: "S0: a steady load of 0.9 C", Measure: Share, Label: "goodput over that of the oracle",
 			Cells: []string{"S0/load=0.9/p=0", "S0/load=0.9/p=0.01", "S0/load=0.9/p=0.05"}, Names: []string{"p = 0", "p = 1 %", "p = 5 %"},
+			Bounds: beOracle, BoundName: "all there is",
 		},
 		{
 			File: "s1.svg", Title: "S1: an outage, by calls that fail at once", Measure: Lost, Label: "requests lost over those that came during the outage",
 			Cells: []string{"S1/for=200ms/how=fast/clients=10", "S1/for=1s/how=fast/clients=10", "S1/for=5s/how=fast/clients=10", "S1/for=30s/how=fast/clients=10"},
 			Names: []string{"0.2 s", "1 s", "5 s", "30 s"}, Limit: 1.2, LimitName: "bar",
+			Bounds: []Bound{{At: 1}}, BoundName: "the outage itself",
 		},
 		{
-			File: "s2.svg", Title: "S2: an outage of ten minutes", Measure: Recover, Label: "seconds until recovered",
-			Cells: []string{"S2/how=hang"}, Names: []string{"calls hang"}, Limit: 3, LimitName: "bar",
+			File: "s2.svg", Title: "S2: the end of an outage of ten minutes", Measure: Recover, Label: "seconds until recovered",
+			Cells: []string{"S2/how=fast", "S2/how=hang"}, Names: []string{"calls fail at once", "calls hang"}, Limit: 3, LimitName: "bar",
+			Pauses: Probes, BoundName: "half a pause of its probes",
+		},
+		{
+			File: "s2-detect.svg", Title: "S2: its beginning", Measure: Detect, Label: "seconds until a breaker opens, mean over the clients",
+			Cells: []string{"S2/how=fast", "S2/how=hang"}, Names: []string{"calls fail at once", "calls hang"},
+			Bounds: []Bound{{soonest(40, 2*network), "S2/how=fast"}, {soonest(40, attempt), "S2/how=hang"}}, BoundName: "2/λ and one failure",
 		},
 		{
 			File: "s4.svg", Title: "S4: a part of all calls fails", Measure: Possible, Label: "goodput over λ(1-p)",
 			Cells: []string{"S4/p=0.1", "S4/p=0.3", "S4/p=0.5", "S4/p=0.9"}, Names: []string{"10 %", "30 %", "50 %", "90 %"}, Limit: 0.98, LimitName: "bar",
+			Bounds: []Bound{{resent(0.1), "S4/p=0.1"}, {resent(0.3), "S4/p=0.3"}, {resent(0.5), "S4/p=0.5"}, {resent(0.9), "S4/p=0.9"}}, BoundName: "λ(1-p³)",
 		},
 		{
 			File: "s5.svg", Title: "S5: one of ten shards is dead", Measure: Others, Label: "success on the other nine",
@@ -68,6 +101,7 @@ func Plots() []Dots {
 		{
 			File: "s8.svg", Title: "S8: 1000 clients return to a cold server", Measure: Share, Label: "goodput over that of the oracle",
 			Cells: []string{"S8/load=0.25/clients=1000", "S8/load=0.5/clients=1000"}, Names: []string{"λ = 0.25 C", "λ = 0.5 C"},
+			Bounds: beOracle, BoundName: "all there is",
 		},
 		{
 			File: "s9.svg", Title: "S9: clients that fail together", Measure: Peak, Label: "peak over mean of the attempts",
@@ -82,8 +116,9 @@ func Plots() []Dots {
 			Cells: []string{"S12/bulkhead=default", "S12/bulkhead=sized"}, Names: []string{"as they come", "with a bulkhead to size"}, Limit: 0.06, LimitName: "bar",
 		},
 		{
-			File: "s13.svg", Title: "S13: 30 % of all calls fail", Measure: Share, Label: "goodput over that of the oracle",
-			Cells: []string{"S13/p=0.3/clients=1", "S13/p=0.3/clients=10", "S13/p=0.3/clients=100", "S13/p=0.3/clients=1000"}, Names: []string{"1 client", "10", "100", "1000"},
+			File: "s13.svg", Title: "S13: who gives up on calls of which a part fails", Measure: Refusals, Label: "share of requests refused without an attempt",
+			Cells: []string{"S13/p=0.3/clients=10", "S13/p=0.3/clients=1000", "S13/p=0.9/clients=10", "S13/p=0.9/clients=1000"},
+			Names: []string{"30 %, 10 clients", "30 %, 1000", "90 %, 10", "90 %, 1000"},
 		},
 		{
 			File: "s16.svg", Title: "S16: three hops under one deadline", Measure: Wasted, Label: "share of the work in vain",

@@ -24,6 +24,8 @@ const (
 	Detect    = "detect"   // seconds from the fault to the first opening, mean over the clients that opened
 	Recover   = "recover"  // seconds from the end of the fault to 5 s at 0.95 of the oracle's goodput
 	Opens     = "opens"    // openings of breakers
+	Hourly    = "opens/h"  // the same in an hour, of all clients together
+	Tripped   = "tripped"  // share of the clients that opened at least once
 	Refusals  = "refused"  // share of requests refused without an attempt
 	Possible  = "possible" // goodput over that which is possible without resending
 	Others    = "others"   // share of the requests that have nothing to do with the fault and succeed in time
@@ -119,6 +121,15 @@ func (t *trial) detected() (mean float64, ok bool) {
 		mean += d.Seconds() / float64(len(first))
 	}
 	return mean, len(first) > 0
+}
+
+// tripped returns the share of the clients that opened at least once.
+func (t *trial) tripped() float64 {
+	opened := make(map[int]bool)
+	for _, o := range t.opened {
+		opened[o.client] = true
+	}
+	return float64(len(opened)) / float64(t.clients)
 }
 
 func over(a, b int) float64 {

@@ -78,15 +78,27 @@ func failsafeDefaults(c Client) sim.Caller {
 }
 
 func failsafeTuned(c Client) sim.Caller {
-	retries := retrypolicy.NewBuilder[any]().
+	return failsafeOf(c, failsafeRetries(c, circuitbreaker.ErrOpen), failsafeBreaker(c, circuitbreaker.NewBuilder[any]().
+		WithFailureRateThreshold(0.5, 20, 10*time.Second).
+		WithDelay(time.Second)))
+}
+
+// failsafeThrottlerTuned has the share of failures that is the default, and the number of
+// calls that the documentation suggests, but not its minute: what happened so long ago
+// would be held against a server that is back.
+func failsafeThrottlerTuned(c Client) sim.Caller {
+	return failsafeOf(c, failsafeRetries(c, adaptivethrottler.ErrExceeded), adaptivethrottler.NewBuilder[any]().
+		WithFailureRateThreshold(0.1, 10, 10*time.Second).Build())
+}
+
+// failsafeRetries resends what did not fail with the given error, a refusal.
+func failsafeRetries(c Client, refusal error) retrypolicy.RetryPolicy[any] {
+	return retrypolicy.NewBuilder[any]().
 		WithMaxAttempts(c.Attempts).
 		WithBackoff(50*time.Millisecond, 5*time.Second).
 		WithJitterFactor(0.5).
-		AbortOnErrors(circuitbreaker.ErrOpen).
+		AbortOnErrors(refusal).
 		Build()
-	return failsafeOf(c, retries, failsafeBreaker(c, circuitbreaker.NewBuilder[any]().
-		WithFailureRateThreshold(0.5, 20, 10*time.Second).
-		WithDelay(time.Second)))
 }
 
 func failsafeThrottler(c Client) sim.Caller {
@@ -122,8 +134,17 @@ func gozeroDefaults(c Client) sim.Caller {
 	}
 }
 
-func aegisDefaults(c Client) sim.Caller {
-	br := sre.NewBreaker()
+func aegisDefaults(c Client) sim.Caller { return aegisOf(c) }
+
+// aegisTuned sends twice what is accepted, as the SRE book prefers (chapter 21), and looks
+// at as long a time and as few calls as the others that are tuned. Of go-zero's breaker
+// nothing can be set but which errors count, and all of them do here.
+func aegisTuned(c Client) sim.Caller {
+	return aegisOf(c, sre.WithSuccess(0.5), sre.WithRequest(20), sre.WithWindow(10*time.Second))
+}
+
+func aegisOf(c Client, settings ...sre.Option) sim.Caller {
+	br := sre.NewBreaker(settings...)
 	return func(ctx context.Context, _ int, op func(context.Context) error) error {
 		ctx, cancel := context.WithTimeout(ctx, c.Once)
 		defer cancel()

@@ -30,6 +30,8 @@ type setting struct {
 	attempts          int           // zero: as above
 	once              time.Duration // of those who make one attempt; zero: the deadline
 	keys              int           // zero: one
+	most              float64       // requests a second that those who tune count with; zero: all that come
+	cold              bool          // the server comes back slower than it was
 
 	// plants makes a server for each key, or for each hop; nil: there is one.
 	plants func() []*sim.Server
@@ -110,6 +112,7 @@ func (t *trial) defaults() {
 	orElse(&t.attempt, attempt)
 	orElse(&t.attempts, attempts)
 	orElse(&t.once, t.deadline)
+	orElse(&t.most, t.rate.Most())
 	if t.server == nil {
 		t.server = sim.NewPlant()
 	}
@@ -122,8 +125,13 @@ func orElse[T comparable](field *T, value T) {
 	}
 }
 
-// client returns what a contender is told of a client.
+// client returns what a contender is told of a client: of one that makes requests, or by a
+// higher number of one that is a server itself and calls another for all of them.
 func (t *trial) client(id int) Client {
+	rate := t.most
+	if id < t.clients {
+		rate /= float64(t.clients)
+	}
 	servers := t.plants
 	if servers == nil {
 		servers = []*sim.Server{t.plant}
@@ -131,6 +139,7 @@ func (t *trial) client(id int) Client {
 	return Client{
 		ID: id, Seed: t.seed, World: t.world, Servers: servers,
 		Deadline: t.deadline, Attempt: t.attempt, Once: t.once, Attempts: t.attempts,
+		Rate: rate, Cold: t.cold,
 		Opened: func() { t.note(opening{id, t.world.Now()}) },
 	}
 }

@@ -1,25 +1,31 @@
 package scorecard
 
-// stories say of each scenario what happens in it, why, and what to set. Figures are in
-// the tables and charts beside them.
+// stories say of each scenario what happens in it, why, and what to set, in a sentence
+// each. Figures are in the tables and charts beside them.
 var stories = map[string]string{
-	"S0": "Nothing is wrong but for a few calls that fail by themselves. Whoever opens or refuses here does harm for nothing: a breaker that counts one failure, " +
-		"or few calls, takes chance for trouble. At 0.9 of the capacity every attempt more brings the queue nearer to the timeout, so a budget for resending decides whether it stays a steady hour.",
-	"S1": "The server is gone, with calls that fail at once or hang, and comes back. What is lost beyond the outage itself is lost by probing too seldom after it, " +
-		"and, where calls hang, by resending until the server cannot come back at all. Set `OpenFor` and `MaxOpenFor` of the breaker by how late you can afford to notice, and keep the budget.",
-	"S2": "Ten minutes are long enough to forget that there was a server. How soon the end is noticed is the longest pause between probes, and what that costs is its inverse. Set `MaxOpenFor`.",
-	"S4": "A part of all calls fails whatever anybody does, and to resend is worth it as long as the server has room. A breaker that opens throws away the part that would have succeeded; " +
-		"a budget gives up some of it, and in return never sends more than a tenth too much. Raise `Ratio` of the budget where the server has room to spare, and `FailureRate` of the breaker where half an answer rate is better than none.",
+	"S0": "Nothing is wrong but for a few calls that fail by themselves, so that whoever opens or refuses does harm for nothing. A breaker that counts one failure, " +
+		"or few calls, takes chance for trouble, and at 0.9 of the capacity every attempt beyond the requests brings the queue nearer to the timeout. Nothing needs to be set: keep `MinCalls` of the breaker and the budget.",
+	"S1": "The server is gone for 0.2 s to 30 s, with calls that fail at once or hang, and comes back. What is lost beyond the outage itself is lost by probing too late after it " +
+		"and, where calls hang, by resending until a server that is back works for nobody but those who have hung up. Set `OpenFor` and `MaxOpenFor` of the breaker, 100 ms and 1 s as they come, by how late you can afford to notice, and keep the budget.",
+	"S2": "The server is gone for ten minutes, in which every delay has grown to its longest. The end is noticed after half the longest pause between probes on average, at a cost that is the inverse of it, " +
+		"and the beginning after as many failures in a row as are beyond chance, which are five when all was well before. Set `MaxOpenFor`, and `SlowCall` where calls that hang are to be found out before they time out.",
+	"S4": "A part of all calls fails whatever anybody does, and to resend is worth it as long as the server has room. A breaker that opens throws away what would have succeeded, which is why ours waits for eight in ten to fail; " +
+		"and a budget gives up most of what resending could gain, the dotted lines, so as never to send much more than a tenth too much. Raise `Ratio` of the budget where the server has room to spare, and turn the rules of the breaker off where one answer in ten is better than none.",
 	"S5": "One of ten shards is dead. A breaker for all of them sees a tenth of all calls fail, which is no reason to open, and one for each stops calling the dead one. Use a `breaker.Group`, or the pipeline that mettlehttp makes for each host.",
-	"S6": "Each of three layers makes four attempts, so that one request can become 64 where nobody counts, and a stall of two seconds becomes an outage without end. Budgets bound that in each layer, with no word between them. Nothing needs to be set.",
-	"S7": "The server slows down with every request under way, so that resending what timed out keeps it slow: the load that started it is long gone. Where a contender does worse on the way down than on the way up, it would stay down. " +
-		"A budget makes that range narrow and a bulkhead makes it vanish: set `Limit` to what the server can have under way, divided by the number of clients.",
-	"S8": "A thousand clients come back to a server that does 0.3 of what it did, and warms up in 20 s. At a quarter of the capacity all is well; at half of it they ask for more than there is, until it is warm. Set `Ramp` of the breaker, and wait for overload control.",
-	"S9": "A hundred clients meet the same outage at the same moment. If they wait for the same time they come back together, again and again. Short openings and jitter keep them apart.",
-	"S11": "One reply in a hundred takes ten times as long. A second call after the 95th percentile is answered soon, for a twentieth more calls; the gain has a bound, since the hedge itself cannot be answered before about twice the usual time, a fifth of the slow one. " +
-		"With a fan-out of 100 both calls are slow often enough to be seen. Put a `hedge` around what may be done twice.",
-	"S12": "One call in twenty hangs for 100 s, in a process that has a thousand threads. Without a timeout the threads are gone within seconds and four fifths of all requests with them; with one, it is a matter of how many calls may be in flight. " +
-		"Set `Limit` of the bulkhead by Little's law: calls a second times the seconds that one takes, and room for what hangs.",
-	"S13": "The same load and the same failures from one client or from a thousand. Each of many clients sees too few calls to tell chance from trouble, and the first tokens of all budgets together are more than the budgets promise. Set `MinCalls` of the breaker and `Burst` of the budget with the number of clients in mind.",
-	"S16": "Three servers in a row work under one deadline. What is begun with less time left than it takes is work for nothing. A deadline that is handed on stops it at the next hop; what was begun too late already is lost.",
+	"S6": "Each of three layers makes up to four attempts, so that one request can become 64 where nobody counts, and a stall of two seconds becomes an outage without end. Budgets bound that in each layer, with no word between them. Nothing needs to be set.",
+	"S7": "The server slows down with every request under way, so that resending what timed out keeps it slow when the load that started it is long gone. Who does worse on the way down than on the way up would stay down, " +
+		"which a budget makes rare and a bulkhead impossible. Set `Limit` of the bulkhead to what the server can have under way, divided by the number of clients.",
+	"S8": "A thousand clients come back to a server that does 0.3 of what it did, and warms up in 20 s. At a quarter of the capacity all is well; at half of it they ask for more than there is until it is warm, and none of them knows of the others. Set `Ramp` of the breaker, and wait for overload control.",
+	"S9": "A hundred clients meet the same outage at the same moment. Those that wait for the same time come back together, again and again, where openings that begin short and are lengthened by chance spread them. Nothing needs to be set.",
+	"S11": "One reply in a hundred takes ten times as long, and a request needs 1, 10 or 100 of them. A second call after the 95th percentile is answered soon, for a twentieth more calls, but no sooner than in about twice the usual time, a fifth of the slow one; " +
+		"and where 100 are needed, both calls for one of them are slow often enough to be seen. Put a `hedge` around what may be done twice, with `Max` 2 where one request needs many calls.",
+	"S12": "One call in twenty hangs for 100 s, in a process that has a thousand threads. Without a timeout the threads are gone within seconds and four fifths of all requests with them; with one it is a matter of how many calls may be in flight, of which there are 115 on average, and 100 in a bulkhead as it comes. " +
+		"Set `Limit` by Little's law: calls a second times the seconds that one takes, and room for what hangs.",
+	"S13": "The same load and the same share of failures come from one client or from a thousand, each of which sees a thousandth of them. Many clients are wrong in two ways: where three calls in ten fail, those that judge few calls open by chance, time and again and for nothing (opens/h, tripped); and where nine in ten fail, those that wait for many calls never see enough of them to open. " +
+		"Set `MinCalls` of the breaker and `Burst` of the budget with the number of clients in mind.",
+	"S16": "Three servers in a row work under one deadline, and what is begun with less time left than it takes is work for nothing. A deadline that is handed on stops it at the next hop, but what was begun too late already is lost. Nothing needs to be set but the timeout of the call, and that the deadline is handed on: the adapters do that.",
 }
+
+// behind says of each scenario in which a peer has more goodput somewhere why that is so,
+// and what will be done.
+var behind = map[string]string{}

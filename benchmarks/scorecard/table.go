@@ -16,7 +16,7 @@ type view struct {
 var views = map[string][]view{
 	"S0":  {{"load=0.9/p=0.01", []string{Goodput, Share, Amplified, P50, P99, P999, Opens, Refusals}}},
 	"S1":  {{"for=30s/how=hang/clients=10", []string{Goodput, Share, Lost, Amplified, Worst, Wasted, Detect, Recover}}, {"for=1s/how=fast/clients=10", []string{Goodput, Share, Lost, Amplified, Worst, Wasted, Detect, Recover}}},
-	"S2":  {{"how=hang", []string{Share, Lost, Amplified, Probes, Detect, Recover}}},
+	"S2":  {{"how=fast", []string{Share, Lost, Amplified, Probes, Detect, Recover}}, {"how=hang", []string{Share, Lost, Amplified, Probes, Detect, Recover}}},
 	"S4":  {{"p=0.3", []string{Goodput, Possible, Share, Amplified, Wasted, P99, Opens}}, {"p=0.5", []string{Goodput, Possible, Share, Amplified, Wasted, P99, Opens}}},
 	"S5":  {{"keys=known/how=hang", []string{Others, Share, Amplified}}, {"keys=unknown/how=hang", []string{Others, Share, Amplified}}},
 	"S6":  {{"attempts=4", []string{Share, Lost, Amplified, Worst, Wasted, Recover}}},
@@ -25,23 +25,41 @@ var views = map[string][]view{
 	"S9":  {{"clients=100", []string{Peak, Amplified, Share, Recover}}},
 	"S11": {{"slow=1%/fan-out=1", []string{Cut, Extra, P50, P99, P999}}, {"slow=1%/fan-out=100", []string{Cut, Extra, P50, P99, P999}}, {"slow=all/fan-out=1", []string{Extra, P99}}},
 	"S12": {{"bulkhead=default", []string{Errors, Goodput, Amplified, P99}}},
-	"S13": {{"p=0.3/clients=1000", []string{Share, Amplified, Opens, Wasted}}},
+	"S13": {
+		{"p=0.3/clients=10", []string{Hourly, Tripped, Refusals, Share, Amplified}},
+		{"p=0.3/clients=1000", []string{Hourly, Tripped, Refusals, Share, Amplified}},
+		{"p=0.9/clients=10", []string{Hourly, Tripped, Refusals, Share, Amplified}},
+		{"p=0.9/clients=1000", []string{Hourly, Tripped, Refusals, Share, Amplified}},
+	},
 	"S16": {{"deadline=500ms", []string{Share, Wasted, Hopeless, Amplified, P99}}},
 }
 
 // Markdown returns what the page of results has of the scorecard: the chart that matters,
-// the bars, and then the scenarios one by one.
+// the bars, how ours stands beside the peers, and then the scenarios one by one.
 func (d *Data) Markdown() string {
 	var b strings.Builder
 	first := Curves()[0]
 	fmt.Fprintf(&b, "![%s](charts/%s)\n\n", first.Title, first.File)
+	command, revision := "", ""
 	for _, line := range d.Head {
-		if line[0] == "command" {
-			fmt.Fprintf(&b, "All figures and charts here are made by `%s`. ", line[1])
+		switch line[0] {
+		case "command":
+			command = line[1]
+		case "revision":
+			revision = line[1]
 		}
 	}
-	b.WriteString("They are means over the seeds; ± is half the width of the 95 % interval.\n\n### Bars\n\n")
+	b.WriteString(wrapped(fmt.Sprintf("All figures and charts of the scorecard are made by `%s`, here at revision %s; "+
+		"`-only S4` makes those of one scenario. Figures are means over the seeds, ± is half the width of the 95 %% interval. "+
+		"How many seeds ours and the oracle have, and after the stroke the others: %s.", command, revision, d.seeds())))
+	b.WriteString("\n\n### Bars\n\n")
 	b.WriteString(d.BarTable())
+	b.WriteString("\n### Goodput beside the best peer, cell by cell\n\n")
+	b.WriteString(d.BesideTable())
+	for _, id := range d.Behind() {
+		fmt.Fprintf(&b, "\n%s\n", wrapped("**"+id+".** "+behind[id]))
+	}
+	b.WriteString("\n## Scenario by scenario\n")
 	for _, s := range Scenarios() {
 		if len(views[s.ID]) == 0 {
 			continue
@@ -61,12 +79,51 @@ func (d *Data) Markdown() string {
 			b.WriteString(d.table(s, v))
 		}
 	}
-	b.WriteString("\n### Who takes part\n\n")
+	return b.String()
+}
+
+// seeds says how many seeds each scenario has, of ours and of the others, as in S1 30/4–8.
+func (d *Data) seeds() string {
+	var all []string
+	for _, s := range Scenarios() {
+		var own, others []int
+		for _, c := range s.Cells {
+			for k, stat := range d.Stats {
+				switch {
+				case k.Cell != s.ID+"/"+c.Name:
+				case k.Contender == c.ours():
+					own = append(own, stat.Seeds)
+				case k.Contender != "oracle":
+					others = append(others, stat.Seeds)
+				}
+			}
+		}
+		if len(own) > 0 && len(others) > 0 {
+			all = append(all, fmt.Sprintf("%s %s/%s", s.ID, span(own), span(others)))
+		}
+	}
+	return strings.Join(all, ", ")
+}
+
+// span says from where to where numbers go.
+func span(n []int) string {
+	low, high := slices.Min(n), slices.Max(n)
+	if low == high {
+		return fmt.Sprint(low)
+	}
+	return fmt.Sprintf("%d–%d", low, high)
+}
+
+// Takers says who takes part, and how each is set up.
+func Takers() string {
+	var b strings.Builder
 	for _, k := range everybody() {
-		fmt.Fprintf(&b, "- **%s**: %s.\n", k.Name, k.What)
+		fmt.Fprintf(&b, "%s\n", indented(wrapped(fmt.Sprintf("- **%s**: %s.", k.Name, k.What))))
 	}
 	return b.String()
 }
+
+func indented(lines string) string { return strings.ReplaceAll(lines, "\n", "\n  ") }
 
 // everybody returns the contenders, and those that only some cells have.
 func everybody() []Contender {

@@ -35,9 +35,10 @@ func slowTail() Scenario {
 		s.Cells = append(s.Cells, Cell{
 			Name:  name,
 			Quick: c.fan < 100, Ours: "mettle-hedge", slow: c.slow, fan: c.fan,
-			Only: []string{"mettle-hedge", "failsafe-hedge", "timeout"},
+			Only: []string{"mettle-hedge", "mettle-hedge-tuned", "failsafe-hedge", "timeout"},
 			Extra: []Contender{
 				{"mettle-hedge", "a hedge as it comes, under a timeout", Ours, true, mettleHedge},
+				{"mettle-hedge-tuned", "two hedges at most, under a timeout", Tuned, true, mettleHedgeTuned},
 				{"failsafe-hedge", "failsafe-go: a hedge policy with the 95th percentile of the last 100 calls as its delay", Tuned, true, failsafeHedge},
 			},
 			setting: setting{
@@ -102,8 +103,14 @@ func fanOut(call sim.Caller, n int) sim.Caller {
 	}
 }
 
-func mettleHedge(c Client) sim.Caller {
-	p := mettle.Compose(timeout.New(timeout.Config{After: c.Deadline}), hedge.New(hedge.Config{}))
+func mettleHedge(c Client) sim.Caller { return hedged(c, hedge.Config{}) }
+
+// mettleHedgeTuned is for requests that need many calls: both runs of one of them are slow
+// often enough to be seen.
+func mettleHedgeTuned(c Client) sim.Caller { return hedged(c, hedge.Config{Max: 2}) }
+
+func hedged(c Client, h hedge.Config) sim.Caller {
+	p := mettle.Compose(timeout.New(timeout.Config{After: c.Deadline}), hedge.New(h))
 	return func(ctx context.Context, _ int, op func(context.Context) error) error { return p.Do(ctx, op) }
 }
 

@@ -1,7 +1,9 @@
 package sim
 
 import (
+	"cmp"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -28,6 +30,14 @@ func Pulse(normal, other float64, at, d time.Duration) Profile {
 func (p Profile) At(t time.Duration) float64 {
 	v, _ := p.at(t)
 	return v
+}
+
+// Most returns the greatest value of all.
+func (p Profile) Most() float64 {
+	if len(p) == 0 {
+		return 1
+	}
+	return slices.MaxFunc(p, func(a, b Step) int { return cmp.Compare(a.Value, b.Value) }).Value
 }
 
 // at returns the value at time t, and when it ends.

@@ -20,6 +20,8 @@ func TestProfile(t *testing.T) {
 		assert.Equal(t, want, p.At(at), at)
 	}
 	assert.Equal(t, 1.0, Profile(nil).At(time.Second))
+	assert.Equal(t, 1.0, Profile(nil).Most())
+	assert.Equal(t, 2.0, p.Most())
 	assert.InDelta(t, 20+2+2, p.Integral(0, 15*time.Second), 1e-9)
 	assert.Equal(t, 12*time.Second, p.After(0, 21))
 	assert.Equal(t, Forever, Constant(0).After(time.Second, 1e-9))
