@@ -20,20 +20,21 @@ import (
 	"time"
 
 	"github.com/mettle-go/mettle/benchmarks/chart"
+	"github.com/mettle-go/mettle/benchmarks/loopback"
 	"github.com/mettle-go/mettle/benchmarks/scorecard"
 )
 
 const usage = `Usage: go run ./benchmarks [flags]
 
-Measures in two parts, beside other libraries: overhead, what a call pays for being
-protected, and the scorecard, how many calls succeed through all sorts of trouble, which
-is simulated. All of both goes into benchmarks/data, with the tables made of it in
+Measures in three parts, beside other libraries: overhead, what a call pays for being
+protected; the scorecard, how many calls succeed through all sorts of trouble, which
+is simulated; and loopback, some of that with real processes. All of it goes into benchmarks/data, with the tables made of it in
 benchmarks/RESULTS.md. What is only a part of it, or was interrupted, goes into
 benchmarks/out, and so does once a minute what there is so far. Progress goes to standard
 error, the tables to standard output as well.
 
-Overhead is worth something only if nothing else runs on the machine. The scorecard does
-not depend on how fast the machine is, or how busy.
+Overhead and loopback are worth something only if nothing else runs on the machine. The
+scorecard does not depend on how fast the machine is, or how busy.
 
 Examples:
 
@@ -41,6 +42,7 @@ Examples:
   go run ./benchmarks -quick            a part of the scorecard, some minutes
   go run ./benchmarks -only S4          all of one scenario
   go run ./benchmarks -only overhead    overhead, about ten minutes
+  go run ./benchmarks -only loopback    real processes, about eight minutes; -quick: two
   go run ./benchmarks -table            only the tables, from the data
 
 Flags:
@@ -62,6 +64,7 @@ type options struct {
 	quick bool
 	only  []string // nil: both parts
 	seeds int
+	loops int    // seeds of loopback
 	out   string // folder; empty: as usage says
 
 	rounds    int
@@ -74,6 +77,7 @@ type options struct {
 const (
 	overheadPart  = "overhead"
 	scorecardPart = "scorecard"
+	loopbackPart  = "loopback"
 )
 
 // takersPart is a place in RESULTS.md, and no part that can be run.
@@ -90,8 +94,34 @@ func (o options) plan() (scorecard.Plan, bool) {
 	if len(o.only) == 0 || slices.Contains(o.only, scorecardPart) {
 		return plan, true
 	}
-	plan.Only = slices.DeleteFunc(slices.Clone(o.only), func(s string) bool { return s == overheadPart })
+	plan.Only = slices.DeleteFunc(slices.Clone(o.only), func(s string) bool {
+		_, real := loopbackCell(s)
+		return s == overheadPart || real
+	})
 	return plan, len(plan.Only) > 0
+}
+
+// loopbackCell returns what of loopback s stands for, nothing for all of it, and whether
+// it does.
+func loopbackCell(s string) (cell string, ok bool) {
+	part, cell, _ := strings.Cut(s, "/")
+	return cell, part == loopbackPart
+}
+
+// loopback returns what of that part is to be run, and whether anything is.
+func (o options) loopback() (loopback.Plan, bool) {
+	plan := loopback.Plan{Quick: o.quick, Seeds: o.loops}
+	for _, s := range o.only {
+		cell, ok := loopbackCell(s)
+		if ok && s == loopbackPart {
+			plan.Only = nil
+			return plan, true
+		}
+		if ok {
+			plan.Only = append(plan.Only, cell)
+		}
+	}
+	return plan, len(plan.Only) > 0 || len(o.only) == 0 && !o.quick
 }
 
 // whole reports whether it is all of the scorecard that is to be run.
@@ -101,6 +131,7 @@ func (o options) whole() bool {
 }
 
 func main() {
+	loopback.Child()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	o, err := parse(os.Args[1:], os.Stderr)
@@ -130,8 +161,8 @@ func parse(args []string, w io.Writer) (o options, err error) {
 		flags.PrintDefaults()
 	}
 	flags.BoolVar(&o.quick, "quick", false, "less of it: the cells of the scorecard that tell most, with few seeds, and without contenders that are no library as it comes")
-	only := flags.String("only", "", "`parts` separated by commas: overhead, scorecard, or scenarios such as S4")
-	flags.IntVar(&o.seeds, "seeds", 0, fmt.Sprintf("with how many seeds each cell of the scorecard is run (default %d, %d with -quick)", defaultSeeds, quickSeeds))
+	only := flags.String("only", "", "`parts` separated by commas: overhead, scorecard, scenarios of it such as S4, loopback, or scenarios of it such as loopback/S4")
+	flags.IntVar(&o.seeds, "seeds", 0, fmt.Sprintf("with how many seeds each cell is run (default %d, %d with -quick; over loopback %d and %d)", defaultSeeds, quickSeeds, loopback.FullSeeds, loopback.QuickSeeds))
 	flags.StringVar(&o.out, "out", "", "`folder` for the data; RESULTS.md stays as it is then")
 	flags.IntVar(&o.rounds, "rounds", defaultRounds, "how often all of overhead is measured in turn; fewer than 10 only with -dry or -out")
 	flags.DurationVar(&o.benchtime, "benchtime", defaultBenchtime, "how long each benchmark of overhead runs in a round")
@@ -154,13 +185,15 @@ func (o *options) check(flags *flag.FlagSet, only string) error {
 	if given["only"] {
 		o.only = strings.Split(only, ",")
 	}
+	o.loops = o.seeds
 	if !given["seeds"] {
-		o.seeds = defaultSeeds
+		o.seeds, o.loops = defaultSeeds, loopback.FullSeeds
 		if o.quick {
-			o.seeds = quickSeeds
+			o.seeds, o.loops = quickSeeds, loopback.QuickSeeds
 		}
 	}
 	plan, _ := o.plan()
+	loops, _ := o.loopback()
 	switch {
 	case flags.NArg() > 0:
 		return fmt.Errorf("%q is no flag", flags.Arg(0))
@@ -179,7 +212,7 @@ func (o *options) check(flags *flag.FlagSet, only string) error {
 	case o.table && (o.quick || given["only"] || given["seeds"] || o.out != ""):
 		return errors.New("-table measures nothing, so -quick, -only, -seeds and -out mean nothing beside it")
 	}
-	if err := plan.Check(); err != nil {
+	if err := errors.Join(plan.Check(), loops.Check()); err != nil {
 		return fmt.Errorf("-only: %w", err)
 	}
 	return nil
@@ -193,6 +226,11 @@ func run(ctx context.Context, o options, args []string) error {
 	command := strings.Join(append([]string{"go run ./benchmarks"}, args...), " ")
 	if o.table || o.overhead() {
 		if err := overhead(ctx, dir, command, o); err != nil {
+			return err
+		}
+	}
+	if plan, run := o.loopback(); o.table || run {
+		if err := overLoopback(ctx, dir, command, o, plan); err != nil {
 			return err
 		}
 	}
@@ -293,7 +331,7 @@ func page(dir string, d *scorecard.Data) error {
 	if err := charts(filepath.Join(dir, chartFolder), d); err != nil {
 		return err
 	}
-	return errors.Join(splice(filepath.Join(dir, resultsFile), scorecardPart, d.Markdown()), takers(dir))
+	return errors.Join(splice(filepath.Join(dir, resultsFile), scorecardPart, d.Markdown()), takers(dir), beside(dir))
 }
 
 // takers puts into RESULTS.md who takes part in the scorecard.
@@ -367,6 +405,7 @@ const (
 	partFolder    = "out" // for what is not all there is
 	overheadFile  = "overhead.txt"
 	scorecardFile = "scorecard.txt"
+	loopbackFile  = "loopback.txt"
 	resultsFile   = "RESULTS.md"
 )
 

@@ -43,6 +43,9 @@ func TestResultsAreThoseOfTheData(t *testing.T) {
 		written(scorecardPart, "")
 	}
 	written(takersPart, scorecard.Takers())
+	tables, err := loopbackTables(".")
+	require.NoError(t, err)
+	written(loopbackPart, tables)
 }
 
 // The charts that the page shows are those that the data give as well.
@@ -240,6 +243,10 @@ func TestFlags(t *testing.T) {
 		"-only S99":               `"S99" is no scenario`,
 		"-only S4,":               `"" is no scenario`,
 		"-only S3":                "waits for",
+		"-only loopback -quick":   "",
+		"-only loopback/S4,S4":    "",
+		"-only loopback/S5":       `"S5" is not run over loopback`,
+		"-only loopback/":         `"" is not run over loopback`,
 		"-seeds 0":                "-seeds is 0",
 		"-out=":                   "-out is empty",
 		"-out x -rounds 2":        "",

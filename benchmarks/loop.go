@@ -1,0 +1,151 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/mettle-go/mettle/benchmarks/loopback"
+	"github.com/mettle-go/mettle/benchmarks/scorecard"
+)
+
+// loop runs that part, round by round, and returns its figures: with an error those that
+// it has by then, nil if there are none.
+func loop(ctx context.Context, dir, command string, plan loopback.Plan) (*loopback.Data, error) {
+	head, err := loopbackHead(ctx, dir, command, plan)
+	if err != nil {
+		return nil, err
+	}
+	p := newProgress(os.Stderr)
+	defer p.clear()
+	rounds, left := plan.Rounds(), time.Duration(0)
+	for _, r := range rounds {
+		left += r.Lasts()
+	}
+	var results []loopback.Result
+	var failure error
+	for i, r := range rounds {
+		p.line(fmt.Sprintf("round %d of %d, about %v to go: %v", i+1, len(rounds), left.Round(time.Second), r))
+		some, err := r.Do(ctx)
+		if err != nil {
+			failure = fmt.Errorf("%v: %w", r, err)
+			break
+		}
+		results = append(results, some...)
+		left -= r.Lasts()
+	}
+	if len(results) == 0 {
+		return nil, failure
+	}
+	return loopback.Collect(head, results), failure
+}
+
+// loopbackHead is what is true of all figures.
+func loopbackHead(ctx context.Context, dir, command string, plan loopback.Plan) ([][2]string, error) {
+	versions, err := output(ctx, dir, "go", append([]string{"list", "-m", "-f", "{{.Path}}@{{.Version}}"}, loopbackPeers...)...)
+	if err != nil {
+		return nil, err
+	}
+	revision, err := output(ctx, dir, "git", "describe", "--always", "--dirty")
+	if err != nil {
+		revision = "unknown" // not a clone
+	}
+	return [][2]string{
+		{"command", command},
+		{"seeds", strconv.Itoa(plan.Seeds)},
+		{"revision", strings.TrimSpace(revision)},
+		{"toolchain", runtime.Version()},
+		{"processors", strconv.Itoa(runtime.NumCPU())},
+		{"peers", strings.Join(strings.Fields(versions), " ")},
+	}, nil
+}
+
+// loopbackPeers are the modules whose versions belong to the figures.
+var loopbackPeers = append([]string{
+	"github.com/Shopify/toxiproxy/v2",
+	"github.com/cristalhq/hedgedhttp",
+	"google.golang.org/grpc",
+}, scorecardPeers...)
+
+// overLoopback runs that part and writes it down. What there is when it fails or is
+// interrupted is written as well.
+func overLoopback(ctx context.Context, dir, command string, o options, plan loopback.Plan) error {
+	data := filepath.Join(dir, dataFolder, loopbackFile)
+	if o.table {
+		tables, err := loopbackTables(dir)
+		if err != nil || tables == "" {
+			return err
+		}
+		fmt.Print(tables)
+		if o.dry {
+			return nil
+		}
+		return beside(dir)
+	}
+	d, failure := loop(ctx, dir, command, plan)
+	if d == nil {
+		return failure
+	}
+	simulated, err := readScorecard(filepath.Join(dir, dataFolder, scorecardFile))
+	if err != nil {
+		return errors.Join(failure, err)
+	}
+	tables := d.Markdown(simulated)
+	fmt.Print(tables)
+	whole := failure == nil && plan.Whole() && o.out == ""
+	switch {
+	case o.dry:
+		return failure
+	case o.out != "":
+		data = filepath.Join(o.out, loopbackFile)
+	case !whole:
+		data = filepath.Join(dir, partFolder, loopbackFile)
+	}
+	var text bytes.Buffer
+	if err := errors.Join(d.Write(&text), write(data, text.Bytes())); err != nil {
+		return errors.Join(failure, err)
+	}
+	fmt.Fprintln(os.Stderr, "figures are in", data)
+	if !whole {
+		return failure
+	}
+	return beside(dir)
+}
+
+// beside puts into RESULTS.md what the data of that part give.
+func beside(dir string) error {
+	tables, err := loopbackTables(dir)
+	if err != nil {
+		return err
+	}
+	return splice(filepath.Join(dir, resultsFile), loopbackPart, tables)
+}
+
+// loopbackTables returns what the page has of that part, by the data in dir: nothing if
+// nobody has measured yet. It has the simulation beside it, and changes with it.
+func loopbackTables(dir string) (string, error) {
+	file := filepath.Join(dir, dataFolder, loopbackFile)
+	text, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	d, err := loopback.Read(bytes.NewReader(text))
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", file, err)
+	}
+	var simulated *scorecard.Data
+	if simulated, err = readScorecard(filepath.Join(dir, dataFolder, scorecardFile)); err != nil {
+		return "", err
+	}
+	return d.Markdown(simulated), nil
+}

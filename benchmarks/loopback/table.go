@@ -1,0 +1,246 @@
+package loopback
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/mettle-go/mettle/benchmarks/scorecard"
+)
+
+// verdict says how a cell is held against its twin.
+type verdict struct {
+	title   string
+	measure string
+	low     bool    // is better
+	tie     float64 // what differs by less is the same, as far as can be told
+	text    string  // what the columns show
+}
+
+// verdicts are by what the names of the cells begin with.
+var verdicts = []struct {
+	cells string
+	verdict
+}{
+	{"S1/how=fast", verdict{"S1: an outage of 5 s in which calls fail at once", Lost, true, 0.1, "requests lost over those during the outage"}},
+	{"S1/how=hang", verdict{"S1: an outage of 5 s in which calls hang", Lost, true, 0.1, "requests lost over those during the outage"}},
+	{"S4/p=0.3", verdict{"S4: three in ten attempts fail", Possible, false, 0.03, "goodput over λ(1-p)"}},
+	{"S11/slow=1%", verdict{"S11: one answer in a hundred takes ten times as long", Cut, false, 0.5, "p99.9 without hedges over that with them"}},
+}
+
+// views are the measures that the table of a cell has.
+var views = map[string][]string{
+	"S1":  {During, After, Lost, Amplified, Recover, Opens, P99},
+	"S4":  {During, Possible, Amplified, Opens, P50, P99},
+	"S11": {Cut, Extra, P50, P99, P999},
+}
+
+// quiet is the most by which requests may be sent late, in seconds, if what is measured is
+// to be the contenders and not the machine.
+const quiet = 0.010
+
+// Markdown returns what the page of results has of d, beside the simulation: nil if
+// nobody has simulated yet.
+func (d *Data) Markdown(simulated *scorecard.Data) string {
+	var b strings.Builder
+	head := make(map[string]string)
+	for _, line := range d.Head {
+		head[line[0]] = line[1]
+	}
+	fmt.Fprintf(&b, "`%s`, at revision %s: medians of %s seeds, ± half the distance of the best and the worst; %s on %s processors.\n",
+		head["command"], head["revision"], head["seeds"], head["toolchain"], head["processors"])
+	late := d.worst(Late)
+	fmt.Fprintf(&b, "In the worst round the machine was busy for %.0f %% of its time, and 99 %% of the requests were sent within %.2g ms of when they were due",
+		100*d.worst(Machine), 1000*late)
+	if late > quiet {
+		fmt.Fprintf(&b, ":\n**it was not idle enough, and what is fine in these figures is chance** (it takes %.0f ms or less).\n", 1000*quiet)
+	} else {
+		b.WriteString(".\n")
+	}
+	for _, v := range verdicts {
+		b.WriteString(d.order(v.cells, v.verdict, simulated))
+	}
+	for _, c := range cells(false) {
+		b.WriteString(d.table(c))
+	}
+	b.WriteString("\n#### Who takes part\n\n")
+	for _, k := range contenders() {
+		fmt.Fprintf(&b, "- **%s**: %s.\n", k.Name, k.What)
+	}
+	return b.String()
+}
+
+// column is one order of the contenders.
+type column struct {
+	name   string
+	values map[string]float64
+	half   map[string]float64
+}
+
+// order compares what was simulated with what was measured.
+func (d *Data) order(cells_ string, v verdict, simulated *scorecard.Data) string {
+	columns := []column{{name: "simulated", values: map[string]float64{}, half: map[string]float64{}}}
+	var who []string
+	for _, c := range cells(false) {
+		if !strings.HasPrefix(c.Name, cells_+"/") {
+			continue
+		}
+		col := column{c.Proto, map[string]float64{}, map[string]float64{}}
+		for _, name := range c.who {
+			if m, half, ok := d.of(c.Name, name, v.measure); ok {
+				col.values[name], col.half[name] = m, half
+				if !slices.Contains(who, name) {
+					who = append(who, name)
+				}
+			}
+			if simulated == nil {
+				continue
+			}
+			if s, ok := simulated.Stats[scorecard.Key{Cell: c.Twin, Contender: name, Measure: v.measure}]; ok {
+				columns[0].values[name], columns[0].half[name] = s.Mean, s.Half
+			}
+		}
+		columns = append(columns, col)
+	}
+	if len(who) == 0 {
+		return ""
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "\n#### %s\n\nAs %s, and in brackets the place by that; what differs by less than %g shares one.\n\n| |", v.title, v.text, v.tie)
+	for _, c := range columns {
+		fmt.Fprintf(&b, " %s |", protocols[c.name])
+	}
+	b.WriteString("\n|---|" + strings.Repeat("--:|", len(columns)) + "\n")
+	slices.SortFunc(who, func(x, y string) int { return rank(x) - rank(y) })
+	for _, name := range who {
+		fmt.Fprintf(&b, "| %s |", name)
+		for _, c := range columns {
+			if m, ok := c.values[name]; ok {
+				fmt.Fprintf(&b, " %s (%d) |", figure(m, c.half[name]), c.place(name, v))
+			} else {
+				b.WriteString(" – |")
+			}
+		}
+		b.WriteString("\n")
+	}
+	b.WriteString("\n")
+	for _, c := range columns[1:] {
+		b.WriteString(agreement(columns[0], c, who, v))
+	}
+	return b.String()
+}
+
+var protocols = map[string]string{"simulated": "simulated", overHTTP: "HTTP/1.1", overGRPC: "gRPC"}
+
+// better reports whether x has done better than y, by more than a tie.
+func (c column) better(x, y string, v verdict) bool {
+	gain := c.values[x] - c.values[y]
+	if v.low {
+		gain = -gain
+	}
+	return gain > v.tie
+}
+
+// place returns one more than the number of those who have done better.
+func (c column) place(name string, v verdict) int {
+	n := 1
+	for other := range c.values {
+		if c.better(other, name, v) {
+			n++
+		}
+	}
+	return n
+}
+
+// agreement tells of how many pairs both tell who is better, and which they tell
+// differently.
+func agreement(simulated, real column, who []string, v verdict) string {
+	pairs, told := 0, 0
+	var against []string
+	for i, x := range who {
+		for _, y := range who[i+1:] {
+			_, ok := real.values[x]
+			_, also := real.values[y]
+			_, sx := simulated.values[x]
+			_, sy := simulated.values[y]
+			if !ok || !also || !sx || !sy {
+				continue
+			}
+			pairs++
+			sim, own := simulated.sign(x, y, v), real.sign(x, y, v)
+			if sim == 0 || own == 0 {
+				continue
+			}
+			told++
+			if sim != own {
+				first, second := x, y
+				if sim < 0 {
+					first, second = y, x
+				}
+				against = append(against, fmt.Sprintf("%s (better when simulated) and %s", first, second))
+			}
+		}
+	}
+	if pairs == 0 {
+		return fmt.Sprintf("- %s: not compared, since nobody has simulated yet.\n", protocols[real.name])
+	}
+	if len(against) == 0 {
+		return fmt.Sprintf("- %s: of %d pairs, %d differ in both, **all in the same order**.\n", protocols[real.name], pairs, told)
+	}
+	return fmt.Sprintf("- %s: of %d pairs, %d differ in both, %d in the same order. The other way round are: %s.\n",
+		protocols[real.name], pairs, told, told-len(against), strings.Join(against, "; "))
+}
+
+// sign returns 1 if x is better than y, -1 if y is, 0 if that cannot be told.
+func (c column) sign(x, y string, v verdict) int {
+	switch {
+	case c.better(x, y, v):
+		return 1
+	case c.better(y, x, v):
+		return -1
+	}
+	return 0
+}
+
+// table returns the table of a cell, nothing if it has no figures.
+func (d *Data) table(c Cell) string {
+	id, _, _ := strings.Cut(c.Name, "/")
+	var b strings.Builder
+	for _, name := range c.who {
+		if _, _, ok := d.of(c.Name, name, views[id][0]); !ok {
+			continue
+		}
+		if b.Len() == 0 {
+			fmt.Fprintf(&b, "\n%s:\n\n| |", strings.ReplaceAll(c.Name, "/", ", "))
+			for _, m := range views[id] {
+				fmt.Fprintf(&b, " %s |", m)
+			}
+			b.WriteString("\n|---|" + strings.Repeat("--:|", len(views[id])) + "\n")
+		}
+		fmt.Fprintf(&b, "| %s |", name)
+		for _, m := range views[id] {
+			v, half, _ := d.of(c.Name, name, m)
+			switch {
+			case m == Recover && v >= never, strings.HasPrefix(m, "p") && v == 0:
+				b.WriteString(" – |")
+			default:
+				fmt.Fprintf(&b, " %s |", figure(v, half))
+			}
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
+}
+
+// figure prints a median with half its range, as exactly as that allows.
+func figure(v, half float64) string {
+	text := fmt.Sprintf("%.3g", v)
+	if math.Abs(v) < 1e-9 {
+		text = "0"
+	}
+	if half == 0 {
+		return text
+	}
+	return fmt.Sprintf("%s ± %.1g", text, half)
+}
