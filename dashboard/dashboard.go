@@ -16,7 +16,8 @@
 // The numbers are those of [mettle.Observable], so that policies of the user's own are
 // shown as well. The configuration is what the policy's LogValue tells ([log/slog.LogValuer]),
 // which all of ours have; what others keep in fields stays there. Of a group
-// of breakers the page shows the sums and the few keys in the worst state.
+// of breakers the page shows the sums and the few keys in the worst state. Whatever has a
+// method Policies() []mettle.Policy is drawn as the policies that it returns.
 //
 // # Cost
 //
@@ -24,7 +25,8 @@
 // open, all of them share one snapshot for each [Config.Interval], made by the request
 // of whichever is first. A client that reads slowly or has vanished holds a goroutine and a
 // connection until a write has been stuck for some seconds, or for ten minutes; there are
-// 64 streams at most.
+// 64 streams at most. Behind a proxy that holds streams back, the page asks for one
+// snapshot after the other. Each is whole, so that Last-Event-ID has no meaning.
 //
 // # Security
 //
@@ -62,7 +64,8 @@ type Config struct {
 	// [github.com/mettle-go/mettle/breaker.Change], or an error, whose text is
 	// not shown, if that is not allowed; an empty name is not allowed either. The form has been parsed
 	// and checked: r.PostForm has the fields "action" (open, closed, release, reset),
-	// "policy", and, of the first two, "for" and "reason".
+	// "policy", of the first two actions "for" and "reason", and where the policy is a
+	// [github.com/mettle-go/mettle/breaker.Group] "key": the name of the key's breaker, such as "hosts[db-7]".
 	//
 	// The request has come from the page itself, or from something that is not a
 	// browser ([http.CrossOriginProtection]). Who it comes from is for Authorize to find

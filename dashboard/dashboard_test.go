@@ -12,8 +12,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"regexp"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -56,6 +58,8 @@ type card struct {
 		Name, State string
 		Failed      int
 		Last        *change
+		Override    *struct{ By, Reason, For string }
+		Forceable   bool
 	}
 	MoreKeys  int
 	Forceable bool
@@ -219,7 +223,11 @@ func TestPartsHaveCardsOfTheirOwn(t *testing.T) {
 	if got["db[a]"] != "3" || got["db[b]"] != "4" {
 		t.Errorf("the pools have the limits %v", got)
 	}
-	if n := len(f.Layers[1].Cards); n < 4 {
+	n := 0
+	for _, i := range f.Items[1].Layers {
+		n += len(f.Layers[i].Cards)
+	}
+	if n < 4 {
 		t.Errorf("the standard pipeline has %d cards", n)
 	}
 }
@@ -406,35 +414,118 @@ func TestStreamsAreBounded(t *testing.T) {
 	})
 }
 
-// A client that does not read is let go, and one that goes without a word as well, over
-// a real socket: there is an end to what the system buffers.
-func TestSlowClientHoldsNothing(t *testing.T) {
+// verbose is a policy that tells much, and takes no time for it.
+type verbose struct{ mettle.Policy }
+
+var manyLabels = func() (all [][]mettle.Label) {
+	for i := range 200 {
+		all = append(all, []mettle.Label{{Key: "at", Value: fmt.Sprint(i, strings.Repeat("x", 190))}})
+	}
+	return all
+}()
+
+func (*verbose) Observe(yield func(mettle.Metric) bool) {
+	for _, labels := range manyLabels {
+		if !yield(mettle.Metric{Name: "mettle.own.number", Labels: labels}) {
+			return
+		}
+	}
+}
+
+// Clients that never read, that vanish in the middle of an event and that leave are all let
+// go, over real sockets, where there is an end to what the system buffers. Afterwards there
+// are as many goroutines as before, and as much memory in use.
+func TestSlowAndVanishedClientsHoldNothing(t *testing.T) {
 	// Events large enough to fill the buffers soon.
 	h := dashboard.New(dashboard.Config{Interval: 100 * time.Millisecond, Show: []dashboard.Item{{Of: mettle.Compose(
-		slices.Repeat([]mettle.Policy{hostile{mettle.PolicyFunc(pass)}}, 100)...)}}})
+		&verbose{}, &verbose{}, &verbose{}, &verbose{})}}})
 	dashboard.SetPatience(h, 50*time.Millisecond)
-	ended := make(chan struct{})
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h.ServeHTTP(w, r)
-		close(ended)
-	}))
+	server := httptest.NewUnstartedServer(h)
 	server.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
 		_ = c.(*net.TCPConn).SetWriteBuffer(4 << 10)
 		return ctx
 	}
 	server.Start()
 	defer server.Close()
-	c, err := net.Dial("tcp", server.Listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
+	visit := func() *net.TCPConn {
+		c, err := net.Dial("tcp", server.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.(*net.TCPConn).SetReadBuffer(4 << 10)
+		fmt.Fprint(c, "GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+		if _, err := io.ReadFull(c, make([]byte, 100)); err != nil {
+			t.Fatal(err)
+		}
+		return c.(*net.TCPConn)
 	}
-	defer c.Close()
-	fmt.Fprint(c, "GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
-	select {
-	case <-ended:
-	case <-time.After(time.Minute):
-		buf := make([]byte, 1<<16)
-		t.Fatalf("the stream of a client that does not read goes on\n%s", buf[:runtime.Stack(buf, true)])
+	within := func(what string, holds func() bool) {
+		t.Helper()
+		for end := time.Now().Add(time.Minute); !holds(); time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				buf := make([]byte, 1<<16)
+				t.Fatalf("%s\n%s", what, buf[:runtime.Stack(buf, true)])
+			}
+		}
+	}
+	inUse := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	visit().Close() // what the first visit makes stays
+	within("the first stream goes on", func() bool { return dashboard.Streams(h) == 0 })
+	goroutines, memory := runtime.NumGoroutine(), inUse()
+
+	for i := range 60 {
+		c := visit()
+		switch i % 3 {
+		case 0: // never reads
+			defer c.Close()
+		case 1: // vanishes: the other end learns of it when it writes
+			_ = c.SetLinger(0)
+			c.Close()
+		case 2: // leaves
+			c.Close()
+		}
+	}
+	within("streams of clients that are not there go on", func() bool { return dashboard.Streams(h) == 0 })
+	within("goroutines stay", func() bool { return runtime.NumGoroutine() <= goroutines })
+	if now := inUse(); now > memory+4<<20 {
+		t.Errorf("%d kB are in use, and %d kB before", now>>10, memory>>10)
+	}
+}
+
+// Every event is whole, so that who comes back with a Last-Event-ID gets what others get,
+// and at once; "one" is for proxies that pass on only what has ended.
+func TestEventsAreWhole(t *testing.T) {
+	h := dashboard.New(dashboard.Config{Interval: time.Hour, Show: []dashboard.Item{{Of: mettle.Compose(breaker.New(breaker.Config{Name: "b"}))}}})
+	server := httptest.NewServer(h)
+	defer server.Close()
+	for _, query := range []string{"", "?one"} {
+		r, err := http.NewRequestWithContext(t.Context(), "GET", server.URL+"/events"+query, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Last-Event-ID", "-1\xff")
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		s := &stream{Reader: bufio.NewReader(resp.Body)}
+		if f := s.next(t); f.Layers[0].Cards[0].Name != "b" {
+			t.Errorf("%q: the first event is %+v", query, f)
+		}
+		if h := resp.Header; h.Get("X-Accel-Buffering") != "no" || !strings.Contains(h.Get("Cache-Control"), "no-transform") {
+			t.Errorf("%q: the headers are %v", query, h)
+		}
+		if query == "?one" {
+			if rest, err := io.ReadAll(s); err != nil || len(rest) > 0 {
+				t.Errorf("after the one event come %q, %v", rest, err)
+			}
+		}
 	}
 }
 
@@ -637,6 +728,143 @@ func TestOverrides(t *testing.T) {
 	}
 	if !snapshot(t, h).Overrides {
 		t.Error("a page with Authorize offers no overrides")
+	}
+}
+
+// One key of a group can be forced, by the name that the page shows, for a time and with a
+// reason, by those who are allowed to; the other keys go on as they are.
+func TestOverridesOfAKey(t *testing.T) {
+	g := breaker.NewGroup[any](breaker.GroupConfig{Config: breaker.Config{Name: "hosts"}, MaxKeys: 5})
+	long := strings.Repeat("x", 300)
+	for _, key := range []any{"db-7", "db-8", 1, "1", long} {
+		g.Get(key).Trip("test")
+	}
+	var asked []string
+	config := dashboard.Config{
+		Show: []dashboard.Item{{Of: mettle.Compose(g.By(func(context.Context) any { return "db-7" }), breaker.New(breaker.Config{Name: "b"}))}},
+		Authorize: func(r *http.Request) (string, error) {
+			if asked = append(asked, r.PostForm.Get("key")); r.PostForm.Get("key") == "hosts[db-8]" {
+				return "", errors.New("not this one")
+			}
+			return "ann", nil
+		},
+	}
+	h := dashboard.New(config)
+	of := func(key string, form url.Values) url.Values { form.Set("key", key); return form }
+	for _, o := range []override{
+		{"no key", nil, force("open", "0", "5m", "x"), "", 400},
+		{"a key of what has none", nil, of("b", force("open", "1", "5m", "x")), "", 400},
+		{"no reason", nil, of("hosts[db-7]", force("open", "0", "5m", "")), "", 400},
+		{"not allowed", nil, of("hosts[db-8]", force("open", "0", "5m", "x")), "", 403},
+		{"no such key", nil, of("hosts[db-9]", force("open", "0", "5m", "x")), "", 409},
+		{"not its whole name", nil, of("db-7", force("open", "0", "5m", "x")), "", 409},
+		{"a name that two have", nil, of("hosts[1]", force("open", "0", "5m", "x")), "", 409},
+	} {
+		if w := o.send(h); w.Code != o.want {
+			t.Errorf("%s: %d %s, want %d", o.name, w.Code, w.Body, o.want)
+		}
+	}
+	if want := []string{"hosts[db-8]", "hosts[db-9]", "db-7", "hosts[1]"}; !slices.Equal(asked, want) {
+		t.Errorf("Authorize was asked about %q, want %q", asked, want)
+	}
+	for b := range g.Breakers() {
+		if b.Stats().Overridden {
+			t.Errorf("what was refused has forced %v", b.LogValue())
+		}
+	}
+
+	if w := (override{"", nil, of("hosts[db-7]", force("closed", "0", "5m", "a drill")), "", 204}).send(h); w.Code != 204 {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	if s := g.Get("db-7").Stats(); s.Override != (breaker.Override{For: 5 * time.Minute, By: "ann", Reason: "a drill"}) {
+		t.Errorf("the key is under %+v", s.Override)
+	}
+	seen := map[string]bool{}
+	for _, k := range snapshot(t, h).Layers[0].Cards[0].Keys {
+		seen[k.Name] = k.Forceable
+		if o := k.Override; (o != nil) != (k.Name == "hosts[db-7]") || o != nil && (o.By != "ann" || o.Reason != "a drill" || o.For != "5m0s") {
+			t.Errorf("%s is shown under %+v", k.Name, o)
+		}
+	}
+	if !seen["hosts[db-7]"] || len(seen) != 4 {
+		t.Errorf("the keys are %v", seen)
+	}
+	for name, forceable := range seen {
+		if strings.Contains(name, "xxx") && forceable {
+			t.Error("a name that is cut off is offered as if it were whole")
+		}
+	}
+	// What the page cannot show whole can be named all the same.
+	for action, state := range map[string]breaker.State{"release": breaker.Open, "reset": breaker.Closed} {
+		form := url.Values{"action": {action}, "policy": {"0"}, "key": {"hosts[" + long + "]"}}
+		if w := (override{"", nil, form, "", 204}).send(h); w.Code != 204 || action == "reset" && g.Get(long).State() != state {
+			t.Errorf("%s: %d %s, and the key is %v", action, w.Code, w.Body, g.Get(long).State())
+		}
+	}
+	config.Authorize = nil
+	if w := (override{"", nil, of("hosts[db-7]", force("open", "0", "5m", "x")), "", 403}).send(dashboard.New(config)); w.Code != 403 {
+		t.Errorf("a read-only page answers %d", w.Code)
+	}
+}
+
+// luminance is that of a colour such as #1d7a46 or #fff, by WCAG 2.2.
+func luminance(t *testing.T, colour string) (l float64) {
+	t.Helper()
+	if len(colour) == 4 {
+		colour = string([]byte{'#', colour[1], colour[1], colour[2], colour[2], colour[3], colour[3]})
+	}
+	for i, weight := range []float64{0.2126, 0.7152, 0.0722} {
+		n, err := strconv.ParseUint(colour[1+2*i:3+2*i], 16, 8)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := float64(n) / 255
+		if c <= 0.04045 {
+			c /= 12.92
+		} else {
+			c = math.Pow((c+0.055)/1.055, 2.4)
+		}
+		l += weight * c
+	}
+	return l
+}
+
+// In light and in dark, text has a contrast of 4.5 to what it is on, and what has to be
+// seen of a drawing 3, as WCAG 2.2 asks for in 1.4.3 and 1.4.11. Nothing moves by itself.
+func TestContrast(t *testing.T) {
+	css := dashboard.PageCSS()
+	schemes := regexp.MustCompile(`:root \{([^}]*)\}`).FindAllStringSubmatch(css, -1)
+	if len(schemes) != 2 {
+		t.Fatalf("%d colour schemes", len(schemes))
+	}
+	for i, scheme := range schemes {
+		colours := map[string]string{}
+		for _, m := range regexp.MustCompile(`--([a-z-]+): (#[0-9a-f]+);`).FindAllStringSubmatch(scheme[1], -1) {
+			colours[m[1]] = m[2]
+		}
+		contrast := func(over, under string, least float64) {
+			a, b := luminance(t, colours[over]), luminance(t, colours[under])
+			if c := (max(a, b) + 0.05) / (min(a, b) + 0.05); c < least {
+				t.Errorf("scheme %d: the contrast of %s on %s is %.2f, want %v", i, over, under, c, least)
+			}
+		}
+		for _, ground := range []string{"ground", "card"} {
+			for _, text := range []string{"ink", "faint", "ok", "warn", "bad", "unknown"} {
+				contrast(text, ground, 4.5)
+			}
+		}
+		for _, level := range []string{"ok", "warn", "bad", "unknown"} {
+			contrast("on", level, 4.5)
+			contrast(level, "line", 1.6) // the part of a ring that is there, to the part that is not
+		}
+		for _, sector := range []string{"good-area", "bad-area", "refused-area", "other-area"} {
+			contrast("ink", sector, 3) // numbers in the dial are large, and have an outline besides
+		}
+	}
+	for _, moving := range []string{"transition", "animation", "@keyframes"} {
+		if strings.Contains(css, moving) {
+			t.Errorf("there is %s, which those who ask for less motion have to be spared", moving)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package dashboard
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"mime"
 	"net/http"
 	"net/url"
@@ -63,30 +64,84 @@ func (p *page) override(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "you may not do this", http.StatusForbidden)
 		return
 	}
-	act(by)
+	if err := act(by); err != nil {
+		http.Error(w, err.Error(), http.StatusConflict)
+		return
+	}
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// parse returns what a form asks for, to be done in somebody's name.
-func (p *page) parse(form url.Values) (func(by string), error) {
+// keyed is a [breaker.Group], or a policy of one.
+type keyed interface {
+	Breakers() iter.Seq[*breaker.Breaker]
+}
+
+// parse returns what a form asks for, to be done in somebody's name. Which breaker a key
+// of a group has is found out then, for those alone who are allowed to ask.
+func (p *page) parse(form url.Values) (act func(by string) error, err error) {
 	i, err := strconv.Atoi(form.Get("policy"))
 	if err != nil || i < 0 || i >= len(p.layers) {
 		return nil, errors.New("there is no such policy")
 	}
-	b, ok := p.layers[i].(*breaker.Breaker)
-	if !ok {
+	do, err := action(form)
+	if err != nil {
+		return nil, err
+	}
+	key := form.Get("key")
+	switch of := p.layers[i].(type) {
+	case *breaker.Breaker:
+		if key != "" {
+			return nil, errors.New("the policy has no keys")
+		}
+		return func(by string) error { do(of, by); return nil }, nil
+	case keyed:
+		if key == "" {
+			return nil, errors.New("the policy has a breaker for each key, and the key is missing")
+		}
+		return func(by string) error { return withKey(of, key, func(b *breaker.Breaker) { do(b, by) }) }, nil
+	default:
 		return nil, errors.New("the policy is not a breaker")
 	}
-	var force func(breaker.Override)
-	switch action := form.Get("action"); action {
+}
+
+// withKey does something to the breaker with that name in a group.
+func withKey(group keyed, name string, do func(*breaker.Breaker)) error {
+	var found *breaker.Breaker
+	for b := range group.Breakers() {
+		if nameOf(b) != name {
+			continue
+		}
+		if found != nil {
+			return errors.New("two keys have this name")
+		}
+		found = b
+	}
+	if found == nil {
+		return errors.New("there is no such key, or no call has come with it lately")
+	}
+	do(found)
+	// A full group may have let the key go before that, and would make a new breaker for
+	// the next call. One that is forced stays.
+	for b := range group.Breakers() {
+		if b == found {
+			return nil
+		}
+	}
+	return errors.New("the group has let the key go")
+}
+
+// action returns what a form asks to be done to a breaker.
+func action(form url.Values) (do func(b *breaker.Breaker, by string), err error) {
+	var force func(*breaker.Breaker, breaker.Override)
+	switch form.Get("action") {
 	case "release":
-		return func(string) { b.Release() }, nil
+		return func(b *breaker.Breaker, _ string) { b.Release() }, nil
 	case "reset":
-		return func(string) { b.Reset() }, nil
+		return func(b *breaker.Breaker, _ string) { b.Reset() }, nil
 	case "open":
-		force = b.ForceOpen
+		force = (*breaker.Breaker).ForceOpen
 	case "closed":
-		force = b.ForceClosed
+		force = (*breaker.Breaker).ForceClosed
 	default:
 		return nil, errors.New("the action must be open, closed, release or reset")
 	}
@@ -98,7 +153,9 @@ func (p *page) parse(form url.Values) (func(by string), error) {
 	if err := printable("reason", reason, maxReason); err != nil {
 		return nil, err
 	}
-	return func(by string) { force(breaker.Override{For: d, By: by, Reason: reason}) }, nil
+	return func(b *breaker.Breaker, by string) {
+		force(b, breaker.Override{For: d, By: by, Reason: reason})
+	}, nil
 }
 
 // printable refuses what would be hard to read in a log, or write other lines into it.

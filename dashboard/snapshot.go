@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/mettle-go/mettle"
 	"github.com/mettle-go/mettle/breaker"
@@ -39,7 +40,9 @@ func (p *page) add(it Item) {
 	walk = func(of any) {
 		if c, ok := of.(interface{ Policies() []mettle.Policy }); ok {
 			for _, policy := range c.Policies() {
-				walk(policy)
+				if !isNil(policy) {
+					walk(policy)
+				}
 			}
 			return
 		}
@@ -113,11 +116,14 @@ type (
 		For    string `json:"for"` // "": until it is released
 	}
 	keyView struct {
-		Name   string      `json:"name"`
-		State  string      `json:"state"`
-		Calls  int         `json:"calls"`
-		Failed int         `json:"failed"`
-		Last   *changeView `json:"last,omitempty"`
+		Name     string      `json:"name"`
+		State    string      `json:"state"`
+		Calls    int         `json:"calls"`
+		Failed   int         `json:"failed"`
+		Last     *changeView `json:"last,omitempty"`
+		Override *forceView  `json:"override,omitempty"`
+		// Forceable says that Name is the whole name, by which the key is found again.
+		Forceable bool `json:"forceable,omitempty"`
 	}
 )
 
@@ -151,9 +157,8 @@ func view(of any) layerView {
 	case *breaker.Breaker:
 		cards[0].Forceable = true
 		describe(of, cards[0])
-	case interface {
-		Breakers() iter.Seq[*breaker.Breaker]
-	}:
+	case keyed:
+		cards[0].Forceable = true
 		worst(of.Breakers(), cards[0])
 	}
 	return layerView{cards}
@@ -215,7 +220,7 @@ func configure(of any, cards []*cardView) {
 		return
 	}
 	for _, a := range v.Group() {
-		name, group := nameOf(a.Value)
+		name, group := named(a.Value)
 		i := slices.IndexFunc(cards, func(c *cardView) bool { return c.Name == name })
 		if name == "" || i < 0 {
 			cards[0].set("", a)
@@ -227,19 +232,26 @@ func configure(of any, cards []*cardView) {
 	}
 }
 
-// nameOf returns what a group of settings has under Name, and the group. The name is
-// empty where there is none, or no group.
-func nameOf(v slog.Value) (string, []slog.Attr) {
+// named returns what a group of settings has under Name, as text, and the group. The name
+// is empty where there is none, or no group.
+func named(v slog.Value) (string, []slog.Attr) {
 	if v = v.Resolve(); v.Kind() != slog.KindGroup {
 		return "", nil
 	}
-	for _, a := range v.Group() {
+	return text(nameIn(v.Group())), v.Group()
+}
+
+func nameIn(settings []slog.Attr) string {
+	for _, a := range settings {
 		if a.Key == "Name" {
-			return text(a.Value.String()), v.Group()
+			return a.Value.String()
 		}
 	}
-	return "", v.Group()
+	return ""
 }
+
+// nameOf returns the whole name of a breaker.
+func nameOf(b *breaker.Breaker) string { return nameIn(b.LogValue().Group()) }
 
 // set adds a setting, and those of a group one by one.
 func (c *cardView) set(prefix string, a slog.Attr) {
@@ -261,12 +273,18 @@ func describe(b *breaker.Breaker, c *cardView) {
 	for _, change := range slices.Backward(b.Changes()) {
 		c.Changes = append(c.Changes, told(change))
 	}
-	if s := b.Stats(); s.Overridden {
-		c.Override = &forceView{By: text(s.Override.By), Reason: text(s.Override.Reason)}
-		if s.Override.For > 0 {
-			c.Override.For = s.Override.For.String()
-		}
+	c.Override = forced(b.Stats())
+}
+
+func forced(s breaker.Stats) *forceView {
+	if !s.Overridden {
+		return nil
 	}
+	v := &forceView{By: text(s.Override.By), Reason: text(s.Override.Reason)}
+	if s.Override.For > 0 {
+		v.For = s.Override.For.String()
+	}
+	return v
 }
 
 func told(c breaker.Change) changeView {
@@ -317,8 +335,9 @@ func worst(all iter.Seq[*breaker.Breaker], c *cardView) {
 		top = slices.Insert(top, at, r)
 	}
 	for _, r := range top {
-		name, _ := nameOf(r.b.LogValue())
-		k := keyView{Name: name, State: r.s.State.String(), Calls: r.s.Calls, Failed: r.s.Failed}
+		name := nameOf(r.b)
+		k := keyView{Name: text(name), State: r.s.State.String(), Calls: r.s.Calls, Failed: r.s.Failed, Override: forced(r.s)}
+		k.Forceable = k.Name == name && utf8.ValidString(name)
 		if changes := r.b.Changes(); len(changes) > 0 {
 			last := told(changes[len(changes)-1])
 			k.Last = &last

@@ -14,7 +14,8 @@ const (
 	lifetime = 10 * time.Minute
 )
 
-// events streams snapshots as server-sent events, one for each tick.
+// events streams snapshots as server-sent events, one for each tick, or a single one if
+// the query says "one": what a proxy waits for the end of then comes through.
 func (p *page) events(w http.ResponseWriter, r *http.Request) {
 	if !p.enter() {
 		w.Header().Set("Retry-After", "5")
@@ -24,22 +25,24 @@ func (p *page) events(w http.ResponseWriter, r *http.Request) {
 	defer p.leave()
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
-	h.Set("X-Accel-Buffering", "no") // nginx holds back what it proxies otherwise
+	h.Set("X-Accel-Buffering", "no")                 // nginx holds back what it proxies otherwise
+	h.Set("Cache-Control", "no-store, no-transform") // what compresses holds back as well
 	if r.Method == http.MethodHead {
 		return
 	}
+	one := r.URL.Query().Has("one")
 	to := http.NewResponseController(w)
 	ended, closing := time.After(lifetime), p.closing(r)
 	if _, err := io.WriteString(w, "retry: 1000\n\n"); err != nil {
 		return
 	}
 	for {
+		event, next := p.event()
 		// Covers the pause as well: HTTP/2 ends a stream whose deadline passes. Without
 		// deadlines, behind a ResponseWriter that has no Unwrap, or without Flush, the
 		// client gets one snapshot at a time, and asks again.
 		unbounded := to.SetWriteDeadline(time.Now().Add(p.interval + p.patience))
-		event, next := p.event()
-		if _, err := w.Write(event); err != nil || unbounded != nil || to.Flush() != nil {
+		if _, err := w.Write(event); err != nil || unbounded != nil || one || to.Flush() != nil {
 			return
 		}
 		select {

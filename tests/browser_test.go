@@ -187,6 +187,46 @@ func (b *browser) window(width, height int, scheme string) {
 	}, nil)
 }
 
+// node is one thing that a screen reader finds in the page.
+type node struct {
+	Role, Name, Live string
+	Focusable        bool
+}
+
+// tree returns what a screen reader finds, in its order.
+func (b *browser) tree() (nodes []node) {
+	b.t.Helper()
+	type value struct{ Value any }
+	var full struct {
+		Nodes []struct {
+			Ignored    bool
+			Role, Name value
+			Properties []struct {
+				Name  string
+				Value value
+			}
+		}
+	}
+	b.call("Accessibility.getFullAXTree", nil, &full)
+	for _, n := range full.Nodes {
+		if n.Ignored {
+			continue
+		}
+		one := node{Role: fmt.Sprint(n.Role.Value)}
+		one.Name, _ = n.Name.Value.(string)
+		for _, p := range n.Properties {
+			switch p.Name {
+			case "focusable":
+				one.Focusable = p.Value.Value == true
+			case "live":
+				one.Live, _ = p.Value.Value.(string)
+			}
+		}
+		nodes = append(nodes, one)
+	}
+	return nodes
+}
+
 // press presses a key.
 func (b *browser) press(key string, code int) {
 	b.t.Helper()

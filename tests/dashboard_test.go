@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -27,6 +28,7 @@ const scriptName = `<img src=x onerror="hacked=1"><script>hacked=1</script>`
 // busy is a pipeline with traffic, whose dependency can be made to fail.
 type busy struct {
 	guard  *breaker.Breaker
+	hosts  *breaker.Group[string]
 	show   []dashboard.Item
 	broken atomic.Bool
 }
@@ -43,8 +45,8 @@ func newBusy(t *testing.T) *busy {
 		retry.New(retry.Config{Name: "payments"}),
 		s.guard, slots, attempt,
 	)
-	hosts := breaker.NewGroup[string](breaker.GroupConfig{Config: breaker.Config{Name: "hosts"}})
-	byHost := hosts.By(func(context.Context) string { return scriptName })
+	s.hosts = breaker.NewGroup[string](breaker.GroupConfig{Config: breaker.Config{Name: "hosts", Window: time.Hour}})
+	byHost := s.hosts.By(func(context.Context) string { return scriptName })
 	_ = byHost.Do(context.Background(), func(context.Context) error { return errors.New("down") })
 	s.show = []dashboard.Item{
 		{Name: "checkout", Of: direct},
@@ -110,6 +112,9 @@ func TestDashboardInBrowser(t *testing.T) {
 	time.Sleep(1500 * time.Millisecond)
 	b.until(`word("breaker payments") === "✕ open"`)
 	b.screenshot("dashboard-dark.png")
+	b.window(1440, 760, "light")
+	b.until(`word("breaker payments") === "✕ open"`)
+	b.screenshot("dashboard-light.png")
 	b.window(390, 780, "light")
 	b.until(`word("breaker payments") === "✕ open"`)
 	b.eval(nil, `card("breaker payments").scrollIntoView(); window.scrollBy(0, -110); 0`)
@@ -124,6 +129,8 @@ func TestDashboardInBrowser(t *testing.T) {
 
 	fits(t, b)
 	switches(t, b, s.guard)
+	forcesKey(t, b, s.hosts)
+	heard(t, b)
 
 	// What names contain is text.
 	var hacked bool
@@ -133,6 +140,9 @@ func TestDashboardInBrowser(t *testing.T) {
 	b.quiet()
 
 	// From here on the browser has something to complain about.
+	b.eval(nil, `card("breaker hosts").querySelector("button:not([hidden])").click();
+		document.querySelector("#key").value = "nobody"; document.querySelector("#reason").value = "x"; document.querySelector("#confirm").click(); 0`)
+	b.until(`document.querySelector("#problem").textContent.startsWith("there is no such key")`)
 	server.CloseClientConnections()
 	server.Close()
 	b.until(`!document.querySelector("#lost").hidden && document.querySelector("#lost").textContent.includes("No news since")`)
@@ -174,6 +184,67 @@ func fits(t *testing.T, b *browser) {
 	b.window(1440, 760, "light")
 }
 
+// forcesKey forces one key of a group, whose name is whatever a caller has made it.
+func forcesKey(t *testing.T, b *browser, hosts *breaker.Group[string]) {
+	t.Helper()
+	b.eval(nil, `[...card("breaker hosts").querySelectorAll("button")].filter(b => !b.hidden).map(b => b.click()); 0`)
+	b.until(`document.querySelector("dialog").open && document.activeElement.id === "key" && document.querySelector("#keys").options.length === 1`)
+	b.eval(nil, `document.querySelector("#key").value = document.querySelector("#keys").options[0].value;
+		document.querySelector("#reason").value = "a drill"; document.querySelector("#confirm").click(); 0`)
+	b.until(`!document.querySelector("dialog").open`)
+	b.until(`card("breaker hosts").querySelector(".keys").textContent === %q`, "hosts["+scriptName+"] forced open by ann, for 5m0s: a drill")
+	require.Equal(t, breaker.Override{For: 5 * time.Minute, By: "ann", Reason: "a drill"}, hosts.Get(scriptName).Stats().Override)
+
+	b.eval(nil, `card("breaker hosts").querySelector("button:not([hidden])").click();
+		document.querySelector("#key").value = document.querySelector("#keys").options[0].value; document.querySelector("#action").value = "release";
+		document.querySelector("#action").dispatchEvent(new Event("change")); document.querySelector("#confirm").click(); 0`)
+	b.until(`!document.querySelector("dialog").open`)
+	require.False(t, hosts.Get(scriptName).Stats().Overridden)
+}
+
+// heard looks at what a screen reader gets of the page, and what moves on it.
+func heard(t *testing.T, b *browser) {
+	t.Helper()
+	nodes := b.tree()
+	names := map[string][]string{} // by role
+	for _, n := range nodes {
+		names[n.Role] = append(names[n.Role], n.Name)
+		if n.Focusable && n.Role != "main" && n.Role != "RootWebArea" {
+			require.NotEmpty(t, n.Name, "what can have the focus has no name: %+v", n)
+		}
+		if n.Live != "" {
+			require.Equal(t, "polite", n.Live, "%+v interrupts", n)
+		}
+	}
+	for _, role := range []string{"banner", "main", "contentinfo", "status"} {
+		require.Len(t, names[role], 1, role)
+	}
+	require.Equal(t, []string{"checkout", "replay", scriptName}, names["region"])
+	require.Equal(t, []string{"mettle", "checkout"}, names["heading"][:2])
+	require.Contains(t, names["article"], "breaker payments also in replay")
+	require.Len(t, names["article"], 10)
+	require.Contains(t, names["link"], "to the pipelines")
+	images := 0
+	for _, n := range names["image"] {
+		require.NotEmpty(t, n)
+		images++
+	}
+	require.Equal(t, 10, images, "dials")
+	require.ElementsMatch(t, []string{
+		"Force open: breaker payments", "Force closed: breaker payments", "Reset: breaker payments",
+		"Force open: breaker payments", "Force closed: breaker payments", "Reset: breaker payments", // in the other pipeline
+		"Override a key: breaker hosts",
+	}, names["button"])
+	for _, said := range names["status"] {
+		require.NotContains(t, said, "✓", "a sign is read out by its name")
+	}
+
+	// The order of focus is that of the page, and nothing moves, whatever one prefers.
+	var odd int
+	b.eval(&odd, `[...document.querySelectorAll("[tabindex]")].filter(e => e.tabIndex > 0).length + document.getAnimations().length`)
+	require.Zero(t, odd)
+}
+
 // switches forces the breaker open and lets go of it, first with the keyboard.
 func switches(t *testing.T, b *browser, guard *breaker.Breaker) {
 	t.Helper()
@@ -204,4 +275,37 @@ func switches(t *testing.T, b *browser, guard *breaker.Breaker) {
 	b.eval(nil, `[...card("breaker payments").querySelectorAll("button")].find(b => b.textContent === "Release").click(); document.querySelector("#confirm").click(); 0`)
 	b.until(`word("breaker payments") === "✓ closed"`)
 	require.False(t, guard.Stats().Overridden)
+}
+
+// withheld is the answer of a proxy that passes on only what has ended.
+type withheld struct {
+	http.ResponseWriter
+	status int
+	body   bytes.Buffer
+}
+
+func (w *withheld) WriteHeader(status int)           { w.status = status }
+func (w *withheld) Write(p []byte) (int, error)      { return w.body.Write(p) }
+func (w *withheld) FlushError() error                { return nil }
+func (w *withheld) SetWriteDeadline(time.Time) error { return nil }
+
+// Behind a proxy that holds back what has not ended, the page is live all the same.
+func TestDashboardThroughAProxyThatHoldsBack(t *testing.T) {
+	b := openBrowser(t)
+	page := dashboard.Handler(mettle.Compose(breaker.New(breaker.Config{Name: "b"})))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		held := &withheld{ResponseWriter: w, status: http.StatusOK}
+		page.ServeHTTP(held, r)
+		w.WriteHeader(held.status)
+		_, _ = w.Write(held.body.Bytes())
+	}))
+	t.Cleanup(func() {
+		server.CloseClientConnections()
+		server.Close()
+	})
+	b.call("Page.navigate", map[string]any{"url": server.URL + "/"}, nil)
+	b.until(`document.querySelectorAll("article.card").length === 1`)
+	b.eval(nil, `first = document.querySelector("#clock").textContent; 0`)
+	b.until(`document.querySelector("#clock").textContent !== first && document.querySelector("#lost").hidden`)
+	b.quiet()
 }

@@ -63,7 +63,7 @@ const kinds = {
 		const forced = m.card.override, last = (m.card.changes || [])[0];
 		let why;
 		if (forced) {
-			why = "by " + forced.by + (forced.for ? ", for " + forced.for : ", until released") + ": " + forced.reason;
+			why = override(forced);
 		} else if (state === "open") {
 			const left = m.get("remaining_delay");
 			why = (last ? last.why.replace(/; for .*/, "") + "; " : "") + (left > 0 ? "probes in " + seconds(left) : "will probe with the next call");
@@ -93,13 +93,14 @@ const kinds = {
 		const burst = Number(m.config.get("Budget.Burst")) || 0, tokens = m.sum("budget_tokens");
 		const share = burst > 0 && tokens !== null ? tokens / burst : null;
 		const level = denied > 0 ? "bad" : resent > 0.02 * first ? "warn" : "ok";
+		const calm = tries - won >= 0.1 * tries && tries > 0 ? "no resends" : "calm"; // refusals are not resent
 		return {
-			level, word: {bad: "budget spent", warn: "resending", ok: "calm"}[level],
-			why: denied > 0 ? per(denied) + " calls/s fail without a resend" : resent > 0 ? percent(late / resent) + " of the resends succeed" : "nothing to resend",
+			level, word: {bad: "budget spent", warn: "resending", ok: calm}[level],
+			why: denied > 0 ? per(denied) + " calls/s fail without a resend" : level === "warn" ? percent(late / resent) + " of the resends succeed" : calm === "calm" ? "nothing to resend" : "what fails is not resent",
 			ring: share === null ? "whole" : "share", share,
 			parts: [["good", won], ["fail", tries === null ? null : tries - won]],
 			big: per(tries), unit: "attempts/s",
-			facts: [["load added", "×" + (m.get("amplification") || 1).toFixed(2)], rateFact("resends", resent),
+			facts: [["load", "×" + (m.get("amplification") || 1).toFixed(2)], rateFact("resends", resent),
 				...(share === null ? [] : [["budget", Math.floor(tokens) + "/" + burst]])],
 			trace: [m.rate("attempts", {}, 1), failedTries(m)],
 		};
@@ -162,6 +163,8 @@ const kinds = {
 		};
 	},
 };
+
+const override = o => "by " + o.by + (o.for ? ", for " + o.for : ", until released") + ": " + o.reason;
 
 const failedTries = m => {
 	const tries = m.rate("attempts", {}, 1);
@@ -227,6 +230,19 @@ function draw(parent, tag, attributes) {
 	return e;
 }
 function say(e, text) { if (e.textContent !== text) e.textContent = text; }
+// signed is say with a sign before the text, which is for the eyes: a screen reader would read out its name.
+function signed(e, level, text) {
+	if (e.textContent === signs[level] + " " + text) return;
+	const sign = make("span", "", signs[level] + " ");
+	sign.setAttribute("aria-hidden", "true");
+	e.replaceChildren(sign, text);
+}
+// list makes a list that stays one for screen readers though it has no bullets.
+function list(className) {
+	const e = make("ol", className);
+	e.setAttribute("role", "list");
+	return e;
+}
 function mark(e, level, base = "") { const c = (base + " " + level).trim(); if (e.getAttribute("class") !== c) e.setAttribute("class", c); }
 // renew fills e with what fill returns, if what it depends on has changed.
 function renew(e, depends, fill) {
@@ -265,23 +281,25 @@ class Card {
 		this.ring = draw(this.dial, "circle", {class: "ring", cx: 50, cy: 50, r: 44, transform: "rotate(-90 50 50)"});
 		this.arm = draw(this.dial, "line", {class: "open-arm", x1: 47.7, y1: 6.1, x2: 74, y2: -6});
 		this.big = draw(this.dial, "text", {x: 50, y: 54});
-		this.unit = draw(this.dial, "text", {x: 50, y: 66, class: "unit"});
+		this.unit = draw(this.dial, "text", {x: 50, y: 67, class: "unit"});
 		this.facts = make("dl", "facts");
 		this.face.append(this.facts);
 		this.spark = document.createElementNS(svg, "svg");
 		for (const [k, v] of Object.entries({class: "spark", viewBox: "0 0 60 20", preserveAspectRatio: "none", "aria-hidden": "true"})) this.spark.setAttribute(k, v);
 		this.area = draw(this.spark, "path", {class: "area"});
 		this.fails = draw(this.spark, "path", {class: "fails"});
-		this.keys = make("ol", "keys");
-		this.history = make("ol", "history");
+		this.keys = list("keys");
+		this.history = list("history");
 		this.config = make("dl", "config");
 		this.past = make("details", "", make("summary", "", "Last changes"), this.history);
 		this.settings = make("details", "", make("summary", "", "Configuration"), this.config);
 		this.past.open = true;
 		this.settings.open = matchMedia("(min-width: 42rem)").matches;
-		this.buttons = make("p", "buttons");
+		this.switches = new Map(["open", "closed", "release", "reset", "key"].map(action => [action, button(action, this)]));
+		this.buttons = make("p", "buttons", ...this.switches.values());
+		this.more = make("div", "more", this.keys, this.past, this.settings, this.buttons);
 		this.element = make("li", "", this.article = make("article", "card unknown",
-			title, this.word, this.why, this.face, this.spark, this.keys, this.past, this.settings, this.buttons));
+			title, this.word, this.why, this.face, this.spark, this.more));
 		title.id = "title-" + Math.random().toString(36).slice(2);
 		this.article.setAttribute("aria-labelledby", title.id);
 	}
@@ -291,7 +309,7 @@ class Card {
 		m.take(card, frame.at);
 		const v = this.view = (kinds[card.kind] || other)(m);
 		mark(this.article, v.level, "card");
-		say(this.word, signs[v.level] + " " + v.word);
+		signed(this.word, v.level, v.word);
 		say(this.why, v.why);
 		this.turn(v);
 		renew(this.facts, v.facts, () => v.facts.map(([label, value]) => make("div", "", make("dt", "", label), make("dd", "", value))));
@@ -324,7 +342,7 @@ class Card {
 		say(this.big, v.big);
 		this.big.setAttribute("font-size", v.big.length > 6 ? 14 : v.big.length > 4 ? 18 : 24);
 		say(this.unit, v.unit);
-		this.dial.setAttribute("aria-label", [v.big + " " + v.unit, ...v.facts.map(f => f.join(" "))].join(", "));
+		this.dial.setAttribute("aria-label", v.big + " " + v.unit);
 	}
 
 	line(trace) {
@@ -342,22 +360,30 @@ class Card {
 		renew(this.history, changes, () => changes.slice(0, 5).map(c => make("li", level[c.to] || "unknown",
 			make("time", "", clock(c.at)), " ", make("b", "", c.from + " → " + c.to), " " + c.why)));
 		this.keys.hidden = keys.length === 0 && !card.moreKeys;
+		this.names = keys.filter(k => k.forceable).map(k => k.name);
 		renew(this.keys, [keys, card.moreKeys], () => [
-			...keys.map(k => make("li", level[k.state] || "unknown", make("b", "", k.name), " " + k.state + ", " + k.failed + " of " + k.calls + " failed ",
-				make("small", "", k.last ? "(" + clock(k.last.at) + " " + k.last.from + " → " + k.last.to + ": " + k.last.why + ")" : ""))),
+			...keys.map(k => make("li", level[k.state] || "unknown", make("b", "", k.name),
+				k.override ? " forced " + k.state + " " + override(k.override) : " " + k.state + ", " + k.failed + " of " + k.calls + " failed ",
+				make("small", "", k.last && !k.override ? "(" + clock(k.last.at) + " " + k.last.from + " → " + k.last.to + ": " + k.last.why + ")" : ""))),
 			...(card.moreKeys ? [make("li", "unknown", "and " + plural(card.moreKeys, "key") + (keys.length ? " in no worse state" : " without failures"))] : []),
 		]);
 		this.settings.hidden = config.length === 0;
 		renew(this.config, config, () => config.flatMap(([k, v]) => [make("dt", "", k), make("dd", "", v)]));
-		const offered = frame.overrides && card.forceable ? ["open", "closed", ...(card.override ? ["release"] : []), "reset"] : [];
-		this.buttons.hidden = offered.length === 0;
-		renew(this.buttons, offered, () => offered.map(action => {
-			const b = make("button", "", actions[action].name);
-			b.type = "button";
-			b.addEventListener("click", () => ask(action, this));
-			return b;
-		}));
+		const keyed = !this.model.has("state"), focused = document.activeElement;
+		this.buttons.hidden = !frame.overrides || !card.forceable;
+		for (const [action, b] of this.switches) b.hidden = action === "key" ? !keyed : keyed || action === "release" && !card.override;
+		if (focused.hidden && this.buttons.contains(focused)) this.switches.get("open").focus(); // rather than nowhere
 	}
+}
+
+// button makes a switch of a card. Its name says of what, since there are several of a kind.
+function button(action, card) {
+	const b = make("button", "", actions[action].name);
+	b.type = "button";
+	b.setAttribute("aria-haspopup", "dialog");
+	b.setAttribute("aria-label", actions[action].name + ": " + card.title);
+	b.addEventListener("click", () => ask(action, card));
+	return b;
 }
 
 // ---- overrides
@@ -367,25 +393,37 @@ const actions = {
 	closed: {name: "Force closed", help: "Every call is let through, however many fail, until the time is over or the breaker is released."},
 	release: {name: "Release", help: "The override ends, and the breaker's own state shows."},
 	reset: {name: "Reset", help: "The breaker closes and forgets what it has counted. An override stays."},
+	key: {name: "Override a key"},
 };
 let asked = null;
 
 function ask(action, card) {
-	asked = {action, card};
-	const forced = action === "open" || action === "closed";
+	const keyed = action === "key";
+	asked = card;
 	say($("dialog-title"), actions[action].name + ": " + card.title);
-	say($("dialog-help"), actions[action].help);
 	say($("problem"), "");
-	$("for-label").hidden = $("reason-label").hidden = !forced;
-	$("reason").required = forced;
-	$("reason").value = "";
+	$("key-label").hidden = $("action-label").hidden = !keyed;
+	$("key").required = keyed;
+	$("key").value = $("reason").value = "";
+	$("keys").replaceChildren(...(card.names || []).map(name => { const o = make("option"); o.value = name; return o; }));
+	$("action").value = keyed ? "open" : action;
+	fit();
 	$("confirm").disabled = false;
 	$("dialog").showModal();
 }
+// fit shows the fields that the action needs.
+function fit() {
+	const action = $("action").value, forced = action === "open" || action === "closed";
+	say($("dialog-help"), actions[action].help);
+	$("for-label").hidden = $("reason-label").hidden = !forced;
+	$("reason").required = forced;
+}
+$("action").addEventListener("change", fit);
 $("cancel").addEventListener("click", () => $("dialog").close());
 $("form").addEventListener("submit", async e => {
 	e.preventDefault();
-	const body = new URLSearchParams({action: asked.action, policy: asked.card.layer});
+	const body = new URLSearchParams({action: $("action").value, policy: asked.layer});
+	if (!$("key-label").hidden) body.set("key", $("key").value);
 	if (!$("reason-label").hidden) {
 		body.set("for", $("for").value);
 		body.set("reason", $("reason").value);
@@ -412,7 +450,7 @@ function build(frame) {
 	cards = new Map();
 	const names = frame.layers.map((_, i) => frame.items.filter(it => it.layers.includes(i)).map(it => it.name));
 	sections = frame.items.map((it, n) => {
-		const flow = make("ol", "flow");
+		const flow = list("flow");
 		for (const i of it.layers) {
 			for (const c of frame.layers[i].cards) {
 				const id = JSON.stringify([n, i, c.kind, c.name]);
@@ -426,7 +464,9 @@ function build(frame) {
 		section.setAttribute("aria-label", it.name);
 		return section;
 	});
+	const focused = document.activeElement;
 	$("main").replaceChildren(...sections);
+	if (focused.isConnected) focused.focus();
 }
 
 function show(frame) {
@@ -447,18 +487,32 @@ function show(frame) {
 	const worst = all[0], level = worst && order[worst.view.level] < order.unknown ? worst.view.level : all.some(c => c.view.level === "ok") ? "ok" : "unknown";
 	const troubled = all.filter(c => order[c.view.level] < order.unknown);
 	mark($("top"), level);
-	say($("verdict"), signs[level] + " " + (troubled.length ? worst.title + ": " + worst.view.word : level === "ok" ? "all well" : "nothing known"));
+	signed($("verdict"), level, troubled.length ? worst.title + ": " + worst.view.word : level === "ok" ? "all well" : "nothing known");
 	say($("detail"), troubled.slice(1, 4).map(c => signs[c.view.level] + " " + c.title + ": " + c.view.word).join(" · ") +
 		(troubled.length > 4 ? " · and " + (troubled.length - 4) + " more" : ""));
 	say($("clock"), clock(frame.at));
 	document.title = $("verdict").textContent + " · mettle";
 }
 
-let heard = performance.now(), interval = 1000;
+let heard = performance.now(), interval = 1000, address = "events";
 
 function connect() {
-	const source = new EventSource("events");
+	const source = new EventSource(address);
+	// A proxy may hold back what has not ended: one snapshot at a time passes. The stream
+	// comes to its end with each, and the browser asks again.
+	let held;
+	const expect = () => {
+		clearTimeout(held);
+		held = setTimeout(() => {
+			address = "events?one";
+			source.close();
+			connect();
+		}, 5000);
+	};
+	expect();
+	source.addEventListener("open", expect);
 	source.addEventListener("message", e => {
+		clearTimeout(held);
 		const frame = JSON.parse(e.data);
 		heard = performance.now();
 		interval = frame.interval;
@@ -467,6 +521,7 @@ function connect() {
 		show(frame);
 	});
 	source.addEventListener("error", () => {
+		clearTimeout(held);
 		if (source.readyState === EventSource.CLOSED) setTimeout(connect, 3000); // else it tries by itself
 	});
 }

@@ -51,6 +51,12 @@
 // mettle.fell_back and mettle.breaker.changed. An error.type is what the error says itself by a method ErrorType() string, which is
 // the status of HTTP and of gRPC, a type of Go, or one of timeout, breaker_open,
 // bulkhead_full, rejected, canceled, deadline_exceeded and panic.
+//
+// # Logs
+//
+// What [mettle.LogTrace] logs comes with the context of the event, so that a handler which
+// adds the span of its context, such as that of otelslog, adds the one that this package has
+// opened.
 package mettleotel
 
 import (
