@@ -42,6 +42,12 @@
 // when to come back. By gRPC's convention these are codes that a client may answer with
 // another attempt; [Resend] names those that a service's methods can bear twice.
 //
+//	unary             resent, hedged
+//	server streaming  resent until its header or first message reached the caller; not hedged
+//	client streaming  sent once
+//	bidirectional     sent once
+//	at a server       a handler runs once
+//
 // No code proves that nothing was done. UNAVAILABLE is also what a call ends with whose
 // connection broke after the server had done the work, and grpc-go does not tell the two
 // apart. For methods that must not run twice, and have no key by which the server knows a

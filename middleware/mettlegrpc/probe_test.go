@@ -226,3 +226,30 @@ func TestServedStreamAsAProbe(t *testing.T) {
 		assert.Equal(t, breaker.Closed, b.State())
 	})
 }
+
+// A hook that panics when a stream's message closes the breaker does so in RecvMsg, and the
+// stream goes on.
+//
+// Spec: G7, P6
+func TestHookPanicsAtAnAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(breaker.Config{Successes: 1, OnChange: func(c breaker.Change) {
+			if c.To == breaker.Closed {
+				panic("boom")
+			}
+		}})
+		b.Trip("test")
+		time.Sleep(b.RemainingDelay())
+		slots := bulkhead.New(bulkhead.Config{})
+		c := pb.NewTestServiceClient(setup{memory: true}.connect(t, mettle.Compose(b, slots), new(service)))
+		str, err := c.StreamingOutputCall(t.Context(), &pb.StreamingOutputCallRequest{})
+		require.NoError(t, err)
+		assert.PanicsWithValue(t, "boom", func() { str.Recv() })
+		assert.Equal(t, breaker.Closed, b.State())
+		text, err := receive(str)
+		require.NoError(t, err)
+		assert.Equal(t, "12", text)
+		synctest.Wait()
+		assert.Zero(t, slots.Stats().InFlight)
+	})
+}

@@ -2,8 +2,10 @@ package mettlegrpc_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
+	"math/big"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -18,6 +20,7 @@ import (
 	pb "google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -173,9 +176,10 @@ func fail(t testing.TB, err error, trailer metadata.MD) error {
 	return w.errs[0]
 }
 
-// Whatever a server sends, there is a delay that can be waited for, or none.
+// Whatever a server sends, there is a delay that can be waited for, or none, and it is sent
+// again or not, as a plain reading of the rules has it.
 //
-// Spec: G3
+// Spec: G2, G3
 func FuzzServerSaysWhen(f *testing.F) {
 	f.Add(uint32(14), "1", "", []byte{}, 1)
 	f.Add(uint32(8), "", "x", []byte{8, 1}, 3)
@@ -198,13 +202,61 @@ func FuzzServerSaysWhen(f *testing.F) {
 			return // OK
 		}
 		delay, ok := mettle.RetryAfter(err)
-		if ok && delay < 0 {
-			t.Errorf("a delay of %v", delay)
+		want := asked(trailer.Get("grpc-retry-pushback-ms"), st.Details)
+		if !mettle.Classify(t.Context(), err).Failed() {
+			want = nil // an answer
 		}
-		if ok && len(trailer.Get("grpc-retry-pushback-ms")) > 1 {
-			t.Errorf("a delay of %v from two pushbacks", delay)
+		switch {
+		case want == nil && ok:
+			t.Errorf("a delay of %v, want none", delay)
+		case want != nil && (!ok || !want.IsInt64() || delay != time.Duration(want.Int64())):
+			t.Errorf("a delay of %v (%v), want %v", delay, ok, want)
+		}
+		var permanent interface{ Permanent() bool }
+		if !errors.As(err, &permanent) {
+			t.Fatal("whether to resend is not told")
+		}
+		told := len(trailer) > 0
+		may := code == uint32(codes.Unavailable) && (want != nil || !told) || code == uint32(codes.ResourceExhausted) && want != nil
+		if permanent.Permanent() == may {
+			t.Errorf("resent: %v, want %v", !may, may)
 		}
 	})
+}
+
+// asked is the plain way to say for how long a server asks to wait, in nanoseconds; nil is
+// for not at all.
+func asked(pushbacks []string, details []*anypb.Any) *big.Int {
+	longest := big.NewInt(math.MaxInt64)
+	capped := func(n *big.Int) *big.Int {
+		switch {
+		case n.Sign() < 0:
+			return nil
+		case n.Cmp(longest) > 0:
+			return longest
+		}
+		return n
+	}
+	if len(pushbacks) > 0 {
+		ms, ok := new(big.Int).SetString(pushbacks[0], 10)
+		if len(pushbacks) > 1 || !ok || !ms.IsInt64() || len(pushbacks[0]) > 20 {
+			return nil
+		}
+		return capped(ms.Mul(ms, big.NewInt(int64(time.Millisecond))))
+	}
+	var most *big.Int
+	for _, d := range details[:min(len(details), 32)] {
+		var info errdetails.RetryInfo
+		if proto.Unmarshal(d.Value, &info) != nil || info.RetryDelay == nil {
+			continue
+		}
+		n := new(big.Int).Mul(big.NewInt(info.RetryDelay.Seconds), big.NewInt(int64(time.Second)))
+		n = capped(n.Add(n, big.NewInt(int64(info.RetryDelay.Nanos))))
+		if n != nil && (most == nil || n.Cmp(most) > 0) {
+			most = n
+		}
+	}
+	return most
 }
 
 // Spec: G3
