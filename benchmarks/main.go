@@ -38,8 +38,8 @@ scorecard does not depend on how fast the machine is, or how busy.
 
 Examples:
 
-  go run ./benchmarks                   everything, more than an hour
-  go run ./benchmarks -quick            a part of the scorecard, some minutes
+  go run ./benchmarks                   everything, about forty minutes
+  go run ./benchmarks -quick            a part of the scorecard, about two minutes
   go run ./benchmarks -only S4          all of one scenario
   go run ./benchmarks -only overhead    overhead, about ten minutes
   go run ./benchmarks -only loopback    real processes, about eight minutes; -quick: two
