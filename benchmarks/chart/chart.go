@@ -3,14 +3,20 @@
 package chart
 
 import (
+	"bytes"
 	"fmt"
+	"html"
 	"image/color"
 	"io"
 	"math"
+	"regexp"
 	"slices"
+	"strconv"
 
 	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/font"
 	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/text"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
 	"gonum.org/v1/plot/vg/vgsvg"
@@ -40,6 +46,10 @@ func paper(title, x, y string) *plot.Plot {
 	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, x, y
 	p.Title.Padding, p.Title.TextStyle.Color = vg.Points(6), ink
 	p.Legend.Top, p.Legend.TextStyle.Color = true, ink
+	for _, style := range []*text.Style{&p.Title.TextStyle, &p.X.Label.TextStyle, &p.Y.Label.TextStyle,
+		&p.X.Tick.Label, &p.Y.Tick.Label, &p.Legend.TextStyle} {
+		style.Font.Variant = sans
+	}
 	p.Legend.Padding, p.Legend.ThumbnailWidth = vg.Points(2), vg.Points(18)
 	grid := plotter.NewGrid()
 	grid.Horizontal.Color, grid.Vertical.Color = faint, faint
@@ -47,12 +57,42 @@ func paper(title, x, y string) *plot.Plot {
 	return p
 }
 
+// save writes p with a margin, and tells whoever shows it how wide each text is: letters
+// of another font than the one that it was laid out with are then as wide as those.
 func save(p *plot.Plot, w io.Writer, width, height vg.Length) error {
 	canvas := vgsvg.New(width, height)
-	p.Draw(draw.New(canvas))
-	_, err := canvas.WriteTo(w)
+	all := draw.New(canvas)
+	all.SetColor(ground)
+	all.Fill(all.Rectangle.Path())
+	p.Draw(draw.Crop(all, vg.Points(8), -vg.Points(8), vg.Points(6), -vg.Points(8)))
+	var svg bytes.Buffer
+	if _, err := canvas.WriteTo(&svg); err != nil {
+		return err
+	}
+	_, err := w.Write(letters.ReplaceAllFunc(svg.Bytes(), fitted))
 	return err
 }
+
+// letters are the elements of an SVG that are text: what is before their style, their
+// size, and the text.
+var letters = regexp.MustCompile(`<text ([^>]*?font-family:)Liberation Sans([^>]*?font-size:([0-9.]+)px[^>]*)>([^<]*)</text>`)
+
+func fitted(element []byte) []byte {
+	m := letters.FindSubmatch(element)
+	if m == nil {
+		return element
+	}
+	size, err := strconv.ParseFloat(string(m[3]), 64)
+	if err != nil || len(m[4]) == 0 { // nothing to fit
+		return element
+	}
+	face := font.DefaultCache.Lookup(font.Font{Typeface: "Liberation", Variant: sans}, vg.Length(size))
+	width := face.Width(html.UnescapeString(string(m[4]))).Points()
+	return fmt.Appendf(nil, `<text textLength="%.4g" lengthAdjust="spacingAndGlyphs" %sLiberation Sans,Arial,Helvetica,sans-serif%s>%s</text>`,
+		width, m[1], m[2], m[4])
+}
+
+const sans = font.Variant("Sans")
 
 // Curve draws goodput over time: what the contenders named make of a cell, and what
 // nobody can exceed.
@@ -116,11 +156,7 @@ func Dots(w io.Writer, d *scorecard.Data, c scorecard.Dots) error {
 		return fmt.Errorf("chart: no figures for %s", c.File)
 	}
 	slices.Reverse(names) // the first at the top
-	labels := make([]string, len(names))
-	for i, name := range names {
-		labels[i] = "  " + name // or the edge cuts the longest
-	}
-	p.NominalY(labels...)
+	p.NominalY(names...)
 	most := c.Limit
 	for i, cell := range c.Cells {
 		points := &intervals{}
@@ -129,8 +165,10 @@ func Dots(w io.Writer, d *scorecard.Data, c scorecard.Dots) error {
 			if !ok {
 				continue
 			}
-			points.XYs = append(points.XYs, plotter.XY{X: s.Mean, Y: height(row, i, len(c.Cells))})
-			points.halves = append(points.halves, s.Half)
+			x := max(s.Mean, c.Least)
+			points.XYs = append(points.XYs, plotter.XY{X: x, Y: height(row, i, len(c.Cells))})
+			points.lows = append(points.lows, min(s.Half, x-c.Least))
+			points.highs = append(points.highs, s.Half)
 			most = max(most, s.Mean+s.Half)
 		}
 		dots, err := plotter.NewScatter(points)
@@ -176,6 +214,10 @@ func Dots(w io.Writer, d *scorecard.Data, c scorecard.Dots) error {
 		p.Legend.Add(c.LimitName, limit)
 	}
 	p.X.Min, p.X.Max = 0, most*1.35 // room for the legend
+	if c.Least > 0 {
+		p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
+		p.X.Min, p.X.Max = c.Least, most*math.Pow(most/c.Least, 0.35)
+	}
 	p.Y.Min, p.Y.Max = -0.5, math.Max(float64(len(names))-0.5, 0.5)
 	return save(p, w, 22*vg.Centimeter, vg.Length(3+0.62*float64(len(names)))*vg.Centimeter)
 }
@@ -190,8 +232,8 @@ func pauses(p *plot.Plot, d *scorecard.Data, c scorecard.Dots, cell int, names [
 	var points plotter.XYs
 	for row, name := range names {
 		s, ok := d.Stats[scorecard.Key{Cell: c.Cells[cell], Contender: name, Measure: c.Pauses}]
-		if ok && s.Mean > 0 {
-			points = append(points, plotter.XY{X: 0.5 / s.Mean, Y: height(row, cell, len(c.Cells))})
+		if ok && s.Mean > 0 && name != "oracle" { // which needs no probe
+			points = append(points, plotter.XY{X: max(0.5/s.Mean, c.Least), Y: height(row, cell, len(c.Cells))})
 		}
 	}
 	if len(points) == 0 {
@@ -222,7 +264,7 @@ func (t thumbnail) Thumbnail(c *draw.Canvas) {
 // intervals are points with a width to both sides.
 type intervals struct {
 	plotter.XYs
-	halves []float64
+	lows, highs []float64
 }
 
-func (p *intervals) XError(i int) (low, high float64) { return p.halves[i], p.halves[i] }
+func (p *intervals) XError(i int) (low, high float64) { return p.lows[i], p.highs[i] }

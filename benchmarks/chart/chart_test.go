@@ -5,6 +5,7 @@ import (
 	"encoding/xml"
 	"errors"
 	"io"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -73,6 +74,19 @@ func TestCharts(t *testing.T) {
 			assert.Contains(t, first.String(), ">"+name+"<")
 		}
 	}
+}
+
+// Every text is as wide as it was laid out to be, whatever font there is where it is shown.
+func TestTextIsFitted(t *testing.T) {
+	for _, c := range scorecard.Plots() {
+		var svg bytes.Buffer
+		require.NoError(t, Dots(&svg, data(), c))
+		texts := strings.Count(svg.String(), "<text ")
+		assert.Greater(t, texts, 5, c.File)
+		assert.Equal(t, texts, strings.Count(svg.String(), " textLength="), c.File)
+		assert.NotContains(t, svg.String(), `textLength="0"`, c.File)
+	}
+	assert.Equal(t, "<text x>", string(fitted([]byte("<text x>"))))
 }
 
 // What has not been measured is not drawn.

@@ -22,6 +22,7 @@ type Dots struct {
 	Names       []string // of the cells
 	Limit       float64  // a bar; 0: none
 	LimitName   string
+	Least       float64 // makes the axis a logarithmic one that begins there; 0: a linear one from 0
 
 	Bounds    []Bound
 	BoundName string
@@ -76,14 +77,14 @@ func Plots() []Dots {
 			Bounds: []Bound{{At: 1}}, BoundName: "the outage itself",
 		},
 		{
-			File: "s2.svg", Title: "S2: the end of an outage of ten minutes", Measure: Recover, Label: "seconds until recovered",
+			File: "s2.svg", Title: "S2: the end of an outage of ten minutes", Measure: Recover, Label: "seconds until recovered; 60 where that did not come",
 			Cells: []string{"S2/how=fast", "S2/how=hang"}, Names: []string{"calls fail at once", "calls hang"}, Limit: 3, LimitName: "bar",
-			Pauses: Probes, BoundName: "half a pause of its probes",
+			Pauses: Probes, BoundName: "half a pause of its probes", Least: 0.1,
 		},
 		{
 			File: "s2-detect.svg", Title: "S2: its beginning", Measure: Detect, Label: "seconds until a breaker opens, mean over the clients",
 			Cells: []string{"S2/how=fast", "S2/how=hang"}, Names: []string{"calls fail at once", "calls hang"},
-			Bounds: []Bound{{soonest(40, 2*network), "S2/how=fast"}, {soonest(40, attempt), "S2/how=hang"}}, BoundName: "2/λ and one failure",
+			Bounds: []Bound{{soonest(40, 2*network), "S2/how=fast"}, {soonest(40, attempt), "S2/how=hang"}}, BoundName: "2/λ and one failure", Least: 0.01,
 		},
 		{
 			File: "s4.svg", Title: "S4: a part of all calls fails", Measure: Possible, Label: "goodput over λ(1-p)",
