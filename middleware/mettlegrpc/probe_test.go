@@ -83,7 +83,7 @@ func TestStreamAsAProbe(t *testing.T) {
 		play   func(t *testing.T, c pb.TestServiceClient, closed func()) error
 		closes bool // the breaker, and not only at the end
 	}{
-		{"messages of a server", false, time.Second, func(t *testing.T, c pb.TestServiceClient, closed func()) error {
+		{"messages of a server", false, 10 * time.Second, func(t *testing.T, c pb.TestServiceClient, closed func()) error {
 			str := output(t, c)
 			_, err := str.Recv()
 			require.NoError(t, err)
@@ -100,10 +100,10 @@ func TestStreamAsAProbe(t *testing.T) {
 			_, err = receive(str)
 			return err
 		}, true},
-		{"a conversation", false, time.Second, func(t *testing.T, c pb.TestServiceClient, closed func()) error {
+		{"a conversation", false, 10 * time.Second, func(t *testing.T, c pb.TestServiceClient, closed func()) error {
 			str, err := c.FullDuplexCall(t.Context())
 			require.NoError(t, err)
-			for range 3600 {
+			for range 360 {
 				require.NoError(t, str.Send(&pb.StreamingOutputCallRequest{}))
 				_, err = str.Recv()
 				require.NoError(t, err)
@@ -195,7 +195,7 @@ func TestServedStreamAsAProbe(t *testing.T) {
 		every time.Duration
 		want  breaker.State
 	}{
-		"that talks":     {time.Second, breaker.Closed},
+		"that talks":     {10 * time.Second, breaker.Closed},
 		"that is silent": {time.Minute, breaker.Open},
 	} {
 		bubble(t, name, func(t *testing.T) {
