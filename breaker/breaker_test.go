@@ -1296,6 +1296,49 @@ func TestObserve(t *testing.T) {
 	})
 }
 
+// Of the three states one is 1 and the others are 0, whatever the breaker goes through: it
+// is the one that calls meet.
+//
+// Spec: O1 (part)
+func TestStateIsOneOfThree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(breaker.Config{Name: "db", Consecutive: 1, OpenFor: time.Second})
+		is := func(want breaker.State, forced float64) {
+			t.Helper()
+			got := map[string]float64{}
+			for m := range b.Observe {
+				switch m.Name {
+				case "mettle.breaker.state":
+					got[m.Labels[1].Value] = m.Value
+				case "mettle.breaker.forced":
+					got["forced"] = m.Value
+				}
+			}
+			all := map[string]float64{"closed": 0, "open": 0, "half-open": 0, "forced": forced}
+			all[want.String()] = 1
+			if !maps.Equal(got, all) {
+				t.Errorf("the states are %v, want %v", got, all)
+			}
+		}
+		is(breaker.Closed, 0)
+		b.Trip("test")
+		is(breaker.Open, 0)
+		b.ForceClosed(breaker.Override{For: time.Minute})
+		is(breaker.Closed, 1)
+		b.Release()
+		is(breaker.Open, 0)
+		time.Sleep(time.Minute)
+		p, err := b.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		is(breaker.HalfOpen, 0)
+		b.ForceOpen(breaker.Override{For: time.Minute})
+		is(breaker.Open, 1)
+		p.Done(nil)
+	})
+}
+
 // A refusal is counted by what kept the call out, and a change of state by what made it.
 //
 // Spec: O1 (part), P12

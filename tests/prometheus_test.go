@@ -114,7 +114,8 @@ func TestPromtoolRules(t *testing.T) {
 	require.NoError(t, err)
 	for line := range strings.Lines(string(rules)) {
 		if _, name, ok := strings.Cut(strings.TrimSpace(line), "- alert: "); ok {
-			assert.Contains(t, string(tests), "alertname: "+name, "no test for the alert")
+			assert.Contains(t, string(tests), "alertname: "+name+"\n", "no test in which the alert is set off")
+			assert.Contains(t, string(tests), "alertname: "+name+", exp_alerts: []", "no test in which it is not")
 		}
 	}
 }

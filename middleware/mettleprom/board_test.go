@@ -8,6 +8,7 @@ import (
 	"flag"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -88,6 +89,63 @@ func TestQueriesNameWhatIsYielded(t *testing.T) {
 		for _, m := range metricsIn(a.expr) {
 			assert.Contains(t, names, m, "alert %s", a.name)
 		}
+	}
+}
+
+var (
+	legendLabels = regexp.MustCompile(`\{\{(?:\$labels\.)?([a-z_]+)\}\}|\$labels\.([a-z_]+)`)
+	groupings    = regexp.MustCompile(`(?:by|without) \(([a-z_, ]+)\)`)
+	matchers     = regexp.MustCompile(`([a-z_]+)(?:=|!=)"([^"]*)"`)
+)
+
+// Queries, legends and summaries name labels that the metrics have, with values that they
+// can have: a query for others is as empty as one for a metric that nobody yields.
+func TestQueriesNameLabelsThatThereAre(t *testing.T) {
+	values := map[string]map[string]bool{} // of labels
+	keys := map[string][]string{}          // of metrics
+	for _, o := range everything() {
+		for m := range o.Observe {
+			keys[m.Name] = nil
+			for _, l := range m.Labels {
+				keys[m.Name] = append(keys[m.Name], l.Key)
+				if values[l.Key] == nil {
+					values[l.Key] = map[string]bool{}
+				}
+				values[l.Key][l.Value] = true
+			}
+		}
+	}
+	keys["mettle.dropped_metrics"] = []string{"reason", "metric"}
+	check := func(expr, text string) {
+		t.Helper()
+		var labels []string
+		for _, m := range groupings.FindAllStringSubmatch(expr, -1) {
+			labels = append(labels, strings.Split(m[1], ", ")...)
+		}
+		for _, m := range legendLabels.FindAllStringSubmatch(text, -1) {
+			if label := m[1] + m[2]; label != "instance" { // which Prometheus adds
+				labels = append(labels, label)
+			}
+		}
+		for _, p := range placeholder.FindAllStringSubmatch(expr, -1) {
+			for _, label := range labels {
+				assert.Contains(t, keys[p[1]], label, "%s with %s", expr, text)
+			}
+			for _, m := range matchers.FindAllStringSubmatch(p[2], -1) {
+				assert.Contains(t, keys[p[1]], m[1], expr)
+				assert.True(t, values[m[1]][m[2]], "%s: no series has %s", expr, m[0])
+			}
+		}
+	}
+	for _, r := range rows {
+		for _, p := range r.panels {
+			for _, q := range p.queries {
+				check(q.expr, q.legend)
+			}
+		}
+	}
+	for _, a := range alerts {
+		check(a.expr, a.summary)
 	}
 }
 
