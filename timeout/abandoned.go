@@ -3,6 +3,7 @@ package timeout
 import (
 	"fmt"
 	"math"
+	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -100,7 +101,7 @@ func (s *samples) take(k *call, now int64) *sample {
 	if now < next || !s.next.CompareAndSwap(next, now+int64(sampleGap)) {
 		return nil
 	}
-	x := &sample{op: k.op, after: k.l.after, grace: k.l.grace, due: due(now, k.l)}
+	x := &sample{op: reflect.ValueOf(k.op).Pointer(), after: k.l.after, grace: k.l.grace, due: due(now, k.l)}
 	x.frames = runtime.Callers(2, x.pcs[:])
 	return x
 }

@@ -16,7 +16,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"sync/atomic"
 	"time"
 
@@ -183,8 +182,9 @@ func (t *Timeout) Do(ctx context.Context, op func(context.Context) error) error 
 		return context.Cause(ctx)
 	}
 	// Written out here and in bound.DoAt, which would have to be reached through two
-	// interfaces. Op escapes to the heap in both: package reflect, which knows its name, sees to that.
-	k := call{t: t, op: reflect.ValueOf(op).Pointer(), now: clock.Now()}
+	// interfaces. Op escapes to the heap in both: package reflect, which tells its name if
+	// the call is one to keep, sees to that.
+	k := call{t: t, op: op, now: clock.Now()}
 	ctx = k.begin(ctx)
 	defer k.end()
 	err := op(ctx)
@@ -207,7 +207,7 @@ func (b *bound) Do(ctx context.Context, op func(context.Context) error) error {
 
 // DoAt implements [relay.Policy].
 func (b *bound) DoAt(ctx context.Context, op func(context.Context) error, now clock.Instant) (clock.Instant, error) {
-	k := call{t: b.t, op: reflect.ValueOf(op).Pointer(), now: now.OrNow()}
+	k := call{t: b.t, op: op, now: now.OrNow()}
 	ctx = k.begin(ctx)
 	defer k.end()
 	left, err := b.next.DoAt(ctx, op, k.now)
@@ -244,9 +244,9 @@ func Stop(ctx, entered context.Context) {
 // call is one call of Do. It lives on the stack.
 type call struct {
 	t      *Timeout
-	now    clock.Instant // when it began
-	op     uintptr       // for its name
-	c      *lazyCtx      // nil: the deadline is the caller's
+	now    clock.Instant               // when it began
+	op     func(context.Context) error // for its name
+	c      *lazyCtx                    // nil: the deadline is the caller's
 	l      *limit
 	sample *sample // nil: nobody watches
 	trial  trial   // what the adaptive timeout wants to know
