@@ -357,24 +357,30 @@ func (p *keyed[K]) Do(ctx context.Context, op func(context.Context) error) error
 	if p.next == nil && ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	// Before any breaker has let the call in: a panic in there is nobody's failure.
+	_, err := p.DoAt(ctx, op, clock.Unknown)
+	return err
+}
+
+// DoAt implements [relay.Policy].
+func (p *keyed[K]) DoAt(ctx context.Context, op func(context.Context) error, _ clock.Instant) (clock.Instant, error) {
+	// Before any breaker has let the call in: a panic in there is nobody's failure. It is a
+	// function of the user's and may have taken time.
 	key := p.key(ctx)
 	if p.g.whole == nil {
 		return p.do(ctx, key, op)
 	}
 	_, err := p.g.whole.breaker.run(ctx, &each[K]{p, key}, op, clock.Unknown)
 	p.g.judge()
-	return err
+	return clock.Unknown, err
 }
 
 // do runs a call under the breaker of its key.
-func (p *keyed[K]) do(ctx context.Context, key K, op func(context.Context) error) error {
+func (p *keyed[K]) do(ctx context.Context, key K, op func(context.Context) error) (clock.Instant, error) {
 	b := p.g.Get(key)
 	if p.next == nil {
-		return b.do(ctx, op)
+		return clock.Unknown, b.do(ctx, op)
 	}
-	_, err := b.run(ctx, p.next, op, clock.Unknown)
-	return err
+	return b.run(ctx, p.next, op, clock.Unknown)
 }
 
 func (p *keyed[K]) Wrap(next mettle.Policy) mettle.Policy { return p.g.by(p.key, relay.To(next)) }
@@ -390,7 +396,7 @@ type each[K comparable] struct {
 }
 
 func (e *each[K]) DoAt(ctx context.Context, op func(context.Context) error, _ clock.Instant) (clock.Instant, error) {
-	return clock.Unknown, e.p.do(ctx, e.key, op)
+	return e.p.do(ctx, e.key, op)
 }
 
 // whole is the rule on Breadth.
