@@ -3,6 +3,7 @@ package mettlehttp
 import (
 	"context"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,8 +46,9 @@ type standard struct {
 
 	limit    int // hosts
 	mu       sync.RWMutex
-	hosts    map[string]*host // guarded by mu, as all below
-	rest     *host            // for hosts that find no room
+	last     atomic.Pointer[host] // of those in hosts, the one asked for last; it may have been let go since
+	hosts    map[string]*host     // guarded by mu, as all below
+	rest     *host                // for hosts that find no room
 	restUsed bool
 	retired  []float64 // counters of those let go, as sums has them
 	nextLook time.Time // when a host to let go may be looked for again
@@ -54,13 +56,17 @@ type standard struct {
 
 // host is what the standard pipeline keeps for one host.
 type host struct {
+	key      string
 	pipeline *mettle.Pipeline
 	retrier  *retry.Retrier
 	budget   *retry.Budget
 	fresh    float64 // the balance of a new budget
 	bulkhead *bulkhead.Bulkhead
-	calls    atomic.Int64 // under way; raised only while mu of standard is held
+	calls    atomic.Int64 // under way; far below zero once it has been let go
 }
+
+// gone is what calls is set to when nobody is to enter any more.
+const gone = math.MinInt64 / 2
 
 func newStandard(name string, limit int) *standard {
 	s := &standard{
@@ -98,10 +104,18 @@ func (s *standard) Do(ctx context.Context, op func(context.Context) error) error
 // enter returns what is kept for key, for a call that takes itself off calls when it
 // has ended.
 func (s *standard) enter(key string) *host {
+	// Most clients talk to one host, and need neither lock nor map to find it.
+	if h := s.last.Load(); h != nil && h.key == key {
+		if h.calls.Add(1) > 0 {
+			return h
+		}
+		h.calls.Add(-1)
+	}
 	s.mu.RLock()
 	h, ok := s.hosts[key]
 	if ok {
-		h.calls.Add(1)
+		h.calls.Add(1) // who lets it go has the lock
+		s.last.Store(h)
 	}
 	s.mu.RUnlock()
 	if ok {
@@ -114,6 +128,7 @@ func (s *standard) enter(key string) *host {
 	case ok:
 	case len(s.hosts) < s.limit || s.makeRoomLocked():
 		h = s.newHost(fmt.Sprintf("%s host[%s]", s.name, key))
+		h.key = key
 		s.hosts[key] = h
 	default:
 		h, s.restUsed = s.rest, true
