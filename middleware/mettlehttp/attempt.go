@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
-	"net/url"
 	"sync/atomic"
 	"time"
 
@@ -60,7 +59,6 @@ type attempt struct {
 	unprepared   bool        // by the hook of Prepare, and not sent
 	malformed    bool
 
-	url     url.URL // of sent
 	resp    *http.Response
 	sent    *http.Request
 	ahead   *heldBody     // reads the body of a failed answer ahead; nil: nobody does
@@ -89,7 +87,9 @@ func newAttempt(c *call, policy context.Context) *attempt {
 	if total, ok := callDeadline(policy); ok && sooner(total, c.parent) {
 		a.total = total
 	}
-	a.trace.GetConn = a.getConn
+	if c.needsProof() {
+		a.trace.GetConn = a.getConn // else net/http need not spell out the address each time
+	}
 	a.trace.GotConn = a.gotConn
 	a.trace.WroteHeaders = a.wroteHeaders
 	a.trace.GotFirstResponseByte = a.gotFirstResponseByte
@@ -210,6 +210,11 @@ func (a *attempt) hooked() context.Context {
 
 func (a *attempt) getConn(string) {
 	a.asked.Store(true)
+	a.again()
+}
+
+// again is called when a connection is asked for, or has come.
+func (a *attempt) again() {
 	// net/http sends nothing again once an answer has begun. What follows one is an
 	// exchange of the base's own: a redirect, or a challenge that it meets.
 	if a.wrote.Load()-a.answers.Load() >= a.sendings && !a.safe.Load() {
@@ -219,6 +224,7 @@ func (a *attempt) getConn(string) {
 }
 
 func (a *attempt) gotConn(info httptrace.GotConnInfo) {
+	a.again()
 	a.connected.Store(true)
 	c, ok := info.Conn.(interface{ ConnectionState() tls.ConnectionState })
 	a.safe.Store(ok && c.ConnectionState().NegotiatedProtocol == "h2")

@@ -3,7 +3,7 @@ package mettlehttp_test
 import (
 	"io"
 	"net/http"
-	"net/http/httptest"
+	"runtime"
 	"testing"
 
 	"github.com/mettle-go/mettle"
@@ -18,12 +18,7 @@ var stub = baseFunc(func(req *http.Request) (*http.Response, error) {
 // BenchmarkTransport compares what a Transport adds over a base that does nothing and
 // over a server on loopback.
 func BenchmarkTransport(b *testing.B) {
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		io.WriteString(w, "hello")
-	}))
-	defer server.Close()
-	real := &http.Transport{}
-	defer real.CloseIdleConnections()
+	url, real := serve(b, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello") })
 	for _, bench := range []struct {
 		name string
 		rt   http.RoundTripper
@@ -36,7 +31,7 @@ func BenchmarkTransport(b *testing.B) {
 		{"loopback/standard", mettlehttp.NewTransport(real, nil)},
 	} {
 		b.Run(bench.name, func(b *testing.B) {
-			req := request(b, "GET", server.URL, nil)
+			req := request(b, "GET", url, nil)
 			req.Header.Set("Accept", "text/plain")
 			b.ReportAllocs()
 			for b.Loop() {
@@ -51,11 +46,12 @@ func BenchmarkTransport(b *testing.B) {
 	}
 }
 
-// TestAllocations pins what a Transport adds to the allocations of its base. They are,
-// without a policy: the call with its first attempt, the function that the policy runs, a
-// context with its cancel function, four hooks of httptrace, the copy of the request, and
-// three for that of a header with one field. The standard pipeline adds two contexts with
-// deadlines, the mark of the attempt, and one timer with its function.
+// TestAllocations pins what a Transport adds to the allocations of a base that is not
+// net/http's. They are, without a policy: the call with its first attempt, the function
+// that the policy runs, a context with its cancel function, three hooks of httptrace, the
+// copies of the request and its URL, and three for that of a header with one field. The
+// standard pipeline adds two contexts with deadlines, the mark of the attempt, and one
+// timer with its function.
 //
 // Spec: P13
 func TestAllocations(t *testing.T) {
@@ -75,5 +71,57 @@ func TestAllocations(t *testing.T) {
 	standard := count(mettlehttp.NewTransport(stub, nil)) - bare
 	if plain > 12 || standard > 17 {
 		t.Errorf("no policy adds %v allocations, the standard pipeline %v; want 12 and 17 at most", plain, standard)
+	}
+}
+
+// TestAllocationsOverNetHTTP pins what a Transport adds to a GET of 200 bytes over
+// loopback, whatever the request's header holds, since net/http need not be given a copy.
+// Without a policy: the call with its first attempt, the function that the policy runs, a
+// context with its cancel function, its channel and the set of its children, three hooks
+// of httptrace, the copy of the request, and the string that net/http makes for a hook. The
+// standard pipeline adds what [TestAllocations] says.
+//
+// Spec: P13
+func TestAllocationsOverNetHTTP(t *testing.T) {
+	page := make([]byte, 200)
+	url, base := serve(t, func(w http.ResponseWriter, r *http.Request) { w.Write(page) })
+	req := request(t, "GET", url, nil)
+	for _, name := range []string{"Accept", "Authorization", "Traceparent", "User-Agent", "X-Tenant"} {
+		req.Header.Set(name, "x")
+	}
+	// What the server and net/http allocate is in all counts, and the same on average.
+	count := func(rt http.RoundTripper) (allocs, bytes float64) {
+		get := func() {
+			resp, err := rt.RoundTrip(req)
+			if n := len(readAll(t, one(t, resp, err))); n != len(page) {
+				t.Fatalf("got %d bytes", n)
+			}
+		}
+		const runs = 500
+		get()
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		for range runs {
+			get()
+		}
+		runtime.ReadMemStats(&after)
+		return float64(after.Mallocs-before.Mallocs) / runs, float64(after.TotalAlloc-before.TotalAlloc) / runs
+	}
+	bare, bareBytes := count(base)
+	for _, test := range []struct {
+		name          string
+		rt            http.RoundTripper
+		allocs, bytes float64
+	}{
+		{"no policy", mettlehttp.NewTransport(base, mettle.Compose()), 11, 1450},
+		{"the standard pipeline", mettlehttp.NewTransport(base, nil), 16, 1800},
+	} {
+		allocs, bytes := count(test.rt)
+		if allocs -= bare; allocs > test.allocs+0.5 {
+			t.Errorf("%s adds %.1f allocations, want %v", test.name, allocs, test.allocs)
+		}
+		if bytes -= bareBytes; bytes > test.bytes {
+			t.Errorf("%s adds %.0f bytes, want %v at most", test.name, bytes, test.bytes)
+		}
 	}
 }

@@ -81,6 +81,12 @@ func (c *call) mayResend(resp *http.Response) bool {
 	return may
 }
 
+// needsProof reports whether it matters that the server cannot have seen a request, or
+// that the base tells about its connections: see unsent and hopeless.
+func (c *call) needsProof() bool {
+	return !c.idempotent || c.transport.opts.resend != nil || !isHTTP(c.req)
+}
+
 // replayable reports whether a further attempt would send the same body.
 func (c *call) replayable() bool { return !c.hasBody || c.getBody != nil || c.buffer != nil }
 
@@ -268,14 +274,16 @@ func (a *attempt) address(out *http.Request) error {
 func (a *attempt) clone() *http.Request {
 	req, ctx := a.call.req, a.hooked()
 	out := req.WithContext(ctx)
-	if req.Form != nil || req.PostForm != nil || req.MultipartForm != nil { // of a server's request, sent on
+	switch {
+	case a.call.transport.readsOnly:
+	case req.Form != nil || req.PostForm != nil || req.MultipartForm != nil: // of a server's request, sent on
 		out.Trailer = nil
 		out = out.Clone(ctx)
 		out.Trailer = req.Trailer
-	} else {
+	default:
 		if req.URL != nil {
-			a.url = *req.URL // a Userinfo cannot be changed
-			out.URL = &a.url
+			u := *req.URL // a Userinfo cannot be changed
+			out.URL = &u
 		}
 		out.Header = req.Header.Clone()
 		out.TransferEncoding = slices.Clone(req.TransferEncoding)

@@ -3,6 +3,7 @@ package mettlehttp_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -392,4 +393,45 @@ func TestSchemeWithoutHost(t *testing.T) {
 	if class := mettle.Classify(t.Context(), failed(t, resp, err)); class != mettle.Failure {
 		t.Errorf("got %v of class %v, want %v", err, class, mettle.Failure)
 	}
+}
+
+// TestHeaderLent covers that net/http is given the caller's header itself, which it only
+// reads, unless an option writes to it. A signature that Prepare put into the caller's
+// own header would be sent again with the next call.
+//
+// Spec: W2, W8
+func TestHeaderLent(t *testing.T) {
+	both(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Got", fmt.Sprintf("%q", []string{
+			r.Header.Get("Own"), r.Header.Get("Signature"), r.Header.Get("Mettle-Attempt"), r.URL.RawQuery}))
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}, func(t *testing.T, w *wire, _ *http.Client) {
+		sign := mettlehttp.Prepare(func(r *http.Request) error {
+			r.Header.Add("Signature", fmt.Sprint("s", mettle.Attempt(r.Context())))
+			r.URL.RawQuery = "signed"
+			return nil
+		})
+		for _, test := range []struct {
+			opts []mettlehttp.Option
+			want string
+		}{
+			{nil, `["a" "" "" ""]`},
+			{[]mettlehttp.Option{sign}, `["a" "s3" "" "signed"]`},
+			{[]mettlehttp.Option{mettlehttp.Propagate()}, `["a" "" "3" ""]`},
+		} {
+			tr := mettlehttp.NewTransport(w.base, resend(3), test.opts...)
+			req := request(t, "GET", w.url, nil)
+			req.Header.Set("Own", "a")
+			for range 2 {
+				resp, err := tr.RoundTrip(req)
+				readAll(t, one(t, resp, err))
+				if got := resp.Header.Get("Got"); got != test.want {
+					t.Errorf("the server got %q, want %q", got, test.want)
+				}
+				if resp.Request != req || len(req.Header) != 1 || req.Header.Get("Own") != "a" || req.URL.String() != w.url {
+					t.Errorf("the caller's request has %v and %v", req.Header, req.URL)
+				}
+			}
+		}
+	})
 }

@@ -54,23 +54,28 @@ func hopeless(req *http.Request, a *attempt, err error) bool {
 	}
 	// net/http refuses a scheme it does not know with an error that has no type, and
 	// before it asks for a connection.
-	scheme := strings.ToLower(schemeOf(req))
-	return scheme != "http" && scheme != "https" && !a.asked.Load()
+	return !isHTTP(req) && !a.asked.Load()
 }
 
-func schemeOf(req *http.Request) string {
+// isHTTP reports whether the scheme of req is one that net/http knows.
+func isHTTP(req *http.Request) bool {
 	if req.URL == nil {
-		return ""
+		return false
 	}
-	return req.URL.Scheme
+	switch s := req.URL.Scheme; s {
+	case "http", "https":
+		return true
+	default:
+		s = strings.ToLower(s)
+		return s == "http" || s == "https"
+	}
 }
 
 // malformed reports whether no server could be asked what req asks, but for its Trailer.
 // It is for an attempt that has failed, since net/http's own error has no type.
 func malformed(req *http.Request) bool {
 	// A base with a scheme of its own may do without a host.
-	scheme := strings.ToLower(schemeOf(req))
-	return req.URL == nil || req.URL.Host == "" && (scheme == "http" || scheme == "https") ||
+	return req.URL == nil || req.URL.Host == "" && isHTTP(req) ||
 		req.Header == nil || req.Method != "" && !isToken(req.Method) || badHeader(req.Header)
 }
 
