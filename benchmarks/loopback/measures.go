@@ -28,10 +28,25 @@ const (
 	Extra     = scorecard.Extra
 
 	Arrived    = "arrived"    // attempts that reached the server over requests, in the whole round
-	Late       = "late"       // seconds by which requests were sent later than they were due, 99th percentile
+	Late       = "late"       // seconds by which requests were sent later than they were due, 99th percentile, without those during an outage
 	Machine    = "machine"    // share of its time that the machine was busy, whatever with
 	Processors = "processors" // share of the machine's time that one server and one client took
 )
+
+// Quiet is the most by which requests may be late, in seconds, if what is measured is to be
+// the contenders and not the machine: a fifth of what an attempt is given.
+const Quiet = 0.020
+
+// Lateness returns by how much they were in a round, of the contender that had it worst.
+func Lateness(results []Result) (worst float64) {
+	for _, r := range results {
+		worst = max(worst, r.Measures[Late])
+	}
+	return worst
+}
+
+// there reports whether there is a server at time t.
+func (w World) there(t time.Duration) bool { return !w.Down && !w.Hang || t < w.From || t >= w.To }
 
 // never stands for a recovery that did not come.
 const never = 60.0
@@ -41,7 +56,7 @@ func measure(w World, r *Report, seen int) Measures {
 		Amplified: over(count(r.Sent, w.From, w.Until), len(r.due(w.From, w.Until))),
 		Opens:     float64(r.Opens),
 		Arrived:   over(seen, len(r.Requests)),
-		Late:      quantile(collect(r.Requests, func(q Request) (time.Duration, bool) { return q.Late, true }), 0.99),
+		Late:      quantile(collect(r.Requests, func(q Request) (time.Duration, bool) { return q.Late, w.there(q.At) }), 0.99),
 	}
 	took := collect(r.due(w.From, w.Until), func(q Request) (time.Duration, bool) { return q.Took, w.good(q) })
 	m[P50], m[P99], m[P999] = quantile(took, 0.50), quantile(took, 0.99), quantile(took, 0.999)
