@@ -73,7 +73,7 @@ func (s *lockedSource) Uint64() uint64 {
 func Contenders() []Contender {
 	return []Contender{
 		{"mettle", "total timeout, retry, breaker, bulkhead and attempt timeout, as in the standard pipeline: the two timeouts are set, all else is as it comes", Ours, false, mettleDefaults},
-		{"mettle-tuned", "as mettle, by what one knows of the client: a bulkhead for its calls in the time of an attempt (Little's law), 5 at least; a breaker that judges the calls of 5 s, 20 to 100; a budget of the calls of 1 s, 2 to 10, that time fills by 1 % of them; and where the server comes back cold, a ramp of 1 s", Tuned, false, mettleTuned},
+		{"mettle-tuned", "as mettle, by what one knows of the client: a bulkhead for its calls in the time of an attempt (Little's law), 5 at least; a breaker that judges the calls of 5 s, 20 to 100; and where the server comes back cold, a ramp of 1 s", Tuned, false, mettleTuned},
 		{"gobreaker", "sony/gobreaker in cenkalti/backoff, both as they come but for 3 tries; an open breaker ends the call", Peer, false, gobreakerDefaults},
 		{"failsafe", "failsafe-go: retry policy, circuit breaker and timeout, as they come", Peer, true, failsafeDefaults},
 		{"failsafe-throttler", "failsafe-go: retry policy, adaptive throttler and timeout, as they come", Peer, true, failsafeThrottler},
@@ -133,11 +133,7 @@ func mettleTuned(c Client) sim.Caller {
 	if c.Cold {
 		b.Ramp = time.Second
 	}
-	budget := retry.BudgetConfig{
-		Burst:        min(max(within(time.Second), 2), 10),
-		MinPerSecond: min(c.Rate/100, 0.1),
-	}
-	return mettleOf(c, b, retry.Config{Budget: retry.NewBudget(budget)}, bulkhead.Config{Limit: max(within(c.Attempt), 5)})
+	return mettleOf(c, b, retry.Config{}, bulkhead.Config{Limit: max(within(c.Attempt), 5)})
 }
 
 func nothing(Client) sim.Caller {

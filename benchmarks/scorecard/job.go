@@ -64,7 +64,7 @@ type Plan struct {
 // How many seeds those have at most whom no bar is about: their figures are there to
 // compare with, and most of them differ from ours by far more than their intervals.
 const (
-	othersSeeds = 8 // unless the cell says otherwise
+	othersSeeds = 6 // unless the cell says otherwise
 	othersQuick = 1
 )
 

@@ -174,7 +174,7 @@ func TestKnownBudget(t *testing.T) {
 // Guide, Retry behavior).
 func aws() *retry.Budget {
 	return retry.NewBudget(retry.BudgetConfig{
-		Burst: 500, Ratio: 1, MinPerSecond: -1, RefundSuccess: true,
+		Burst: 500, Start: 500, Ratio: 1, MinPerSecond: -1, RefundSuccess: true,
 		Costs: retry.Costs{Failure: 14, Overload: 5, Timeout: 14},
 	})
 }

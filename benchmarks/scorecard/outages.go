@@ -44,7 +44,7 @@ func outage() Scenario {
 				server.Down = []sim.Outage{{At: warmup, For: length, Hang: hang}}
 				others := 0
 				if clients != 10 {
-					others = 4
+					others = 3
 				}
 				s.Cells = append(s.Cells, Cell{
 					Name:  fmt.Sprintf("for=%v/how=%s/clients=%d", length, how(hang), clients),

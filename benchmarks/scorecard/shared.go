@@ -337,7 +337,7 @@ func layers() Scenario {
 	s := Scenario{ID: "S6", Title: "three layers that resend"}
 	s.Cells = []Cell{{
 		Name:  "attempts=4",
-		Quick: true, Others: 4, Curve: true, layers: 3,
+		Quick: true, Others: 3, Curve: true, layers: 3,
 		setting: setting{
 			rate: sim.Constant(0.8 * capacity), server: server, attempts: 4,
 			from: warmup, to: warmup + length, until: warmup + length + aftermath,

@@ -22,7 +22,7 @@ var stories = map[string]string{
 	"S12": "One call in twenty hangs for 100 s, in a process that has a thousand threads. Without a timeout the threads are gone within seconds and four fifths of all requests with them; with one it is a matter of how many calls may be in flight, of which there are 115 on average, and 100 in a bulkhead as it comes. " +
 		"Set `Limit` by Little's law: calls a second times the seconds that one takes, and room for what hangs.",
 	"S13": "The same load and the same share of failures come from one client or from a thousand, each of which sees a thousandth of them. Many clients are wrong in two ways: where three calls in ten fail, those that judge few calls open by chance, time and again and for nothing (opens/h, tripped); and where nine in ten fail, those that wait for many calls never see enough of them to open. " +
-		"Set `MinCalls` of the breaker and `Burst` of the budget with the number of clients in mind.",
+		"Set `MinCalls` of the breaker with the number of clients in mind; the budget of a new client holds little, so that many do not add up to much.",
 	"S16": "Three servers in a row work under one deadline, and what is begun with less time left than it takes is work for nothing. A deadline that is handed on stops it at the next hop, but what was begun too late already is lost. Nothing needs to be set but the timeout of the call, and that the deadline is handed on: the adapters do that.",
 }
 
