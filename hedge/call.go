@@ -49,6 +49,7 @@ type run struct {
 	n       int            // 0: the first
 	charged mettle.Outcome // what was withdrawn for it
 	cause   error          // the failure that it repeats; nil: the delay has passed
+	sent    int64          // reading of the clock; 0 for the first
 	ran     atomic.Bool    // op has begun; of hedges only
 	unsent  bool           // it ended in a refusal, or before op had begun
 }
@@ -170,12 +171,12 @@ func (c *call) hedgeLocked(price mettle.Outcome, cause error) *run {
 		c.closeLocked()
 		return nil
 	}
-	r := &run{n: len(c.hedges) + 1, charged: price, cause: cause}
+	r := &run{n: len(c.hedges) + 1, charged: price, cause: cause, sent: h.clock.Now()}
 	r.parent = mettle.WithAttempt(c.ctx, c.base+r.n)
 	c.hedges = append(c.hedges, r)
 	h.counters.hedges.Add(1)
 	if c.timer != nil && r.n < h.max {
-		c.due = h.clock.Now() + int64(c.delay)
+		c.due = r.sent + int64(c.delay)
 		c.timer.Reset(c.delay)
 	}
 	return r
@@ -240,6 +241,7 @@ func (c *call) count(r *run, e ending) (next *run, won bool) {
 		c.closeLocked()
 		if won = len(c.hedges) > 0; won {
 			c.decided = c.h.clock.Now()
+			c.learnLocked()
 		}
 	default:
 		c.errs = append(c.errs, e.err)
@@ -253,6 +255,21 @@ func (c *call) count(r *run, e ending) (next *run, won bool) {
 		}
 	}
 	return next, won
+}
+
+// learnLocked tells whether a call was helped that has a winner, if it was hedged for the
+// delay. A hedge that takes longer than the delay has met the same slowness as the first
+// run, which then was not bad luck.
+func (c *call) learnLocked() {
+	late := false
+	for _, r := range c.hedges {
+		late = late || r.cause == nil && !r.unsent
+	}
+	if !late {
+		return
+	}
+	w := c.winner
+	c.h.learn(w.n > 0 && time.Duration(c.decided-w.sent) <= c.delay)
 }
 
 // sampleLocked adds the first run to what the live delay is made of. One that was beaten
@@ -329,7 +346,7 @@ func (c *call) result() error {
 		c.h.counters.wins.Add(1)
 	}
 	if len(c.hedges) == 0 && !c.outlasted {
-		c.h.own.Deposit()
+		c.h.earn()
 	}
 	if c.h.shared != nil && !c.nested {
 		c.h.shared.Deposit()

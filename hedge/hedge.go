@@ -39,6 +39,14 @@
 // one in five minutes. The other is the Budget in the Config, which bounds hedges and
 // retries of one dependency together. There each success earns what it says, but for those
 // within an attempt of a retry, which deposits them itself.
+//
+// A live delay follows the calls, so that when everything has been slow for some seconds,
+// the slowest twentieth is hedged again, if to no use: the second run is as slow as the
+// first. Hedges helped when one of them answered a call, and within the delay. Once 20
+// calls were hedged for a live delay and not helped, hedges are rare: of those that there
+// would be, only the twentieth part that is for the slowest calls, which is 0.25 % of all
+// instead of 5. The tokens are earned a twentieth as fast. A call that is helped ends
+// that, and makes up for ten that were not.
 package hedge
 
 import (
@@ -46,6 +54,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"github.com/mettle-go/mettle"
@@ -66,7 +76,8 @@ type Config struct {
 	// Quantile makes the delay a live one, in (0, 1): how long this share of the first
 	// runs of the last minute have taken to be answered or to time out. It is at most a
 	// sixteenth too long. Until there are 2/(1-Quantile) of these runs, or 20, nothing is
-	// sent for the delay alone. Zero: 0.95, or no live delay when After is set.
+	// sent for the delay alone. While hedges are of no use the quantile is a higher one,
+	// 1-(1-Quantile)/20. Zero: 0.95, or no live delay when After is set.
 	Quantile float64
 
 	// Max is how many times a call is sent beside the first. Zero: 1.
@@ -93,6 +104,16 @@ const (
 	window          = time.Minute
 	leastSamples    = 20
 	ownTokens       = 10
+
+	// patience is after how many calls that were not helped hedges are rare, and worth for
+	// how many of them one makes up that was. Where 1 % of all calls are slow by bad luck
+	// and the slowest 5 % are hedged, one in five of these is helped, and hedges are seldom
+	// taken to be in vain. That costs little: the next one is for a call that is among
+	// the slowest, and helps.
+	patience = 20
+	worth    = 10
+	// rarely is how many hedges there would be, for one that there is.
+	rarely = 20
 )
 
 // Validate reports every mistake in c, joined, or nil.
@@ -130,10 +151,12 @@ type Hedge struct {
 	clock    clock.Clock
 	sketch   *quantile.Sketch // nil: the delay is fixed
 	live     *quantile.Live
+	later    *quantile.Live // the delay while hedges are rare
 	labels   []mettle.Label
 
-	_        [64]byte // counters are written, the fields above only read
+	_        [64]byte // what follows is written, the fields above only read
 	counters counters
+	vain     atomic.Int64 // calls hedged for a live delay that were not helped, less those helped, in [0, patience]
 }
 
 var (
@@ -176,6 +199,7 @@ func New(c Config) *Hedge {
 		least := max(leastSamples, int(min(math.Round(2/(1-q)), math.MaxInt32)))
 		h.sketch = quantile.New(window)
 		h.live = quantile.NewLive(h.sketch, q, least, time.Duration(h.clock.Now()))
+		h.later = quantile.NewLive(h.sketch, 1-(1-q)/rarely, least, time.Duration(h.clock.Now()))
 	}
 	return h
 }
@@ -236,7 +260,37 @@ func (h *Hedge) delay(now int64) time.Duration {
 	if d == 0 {
 		return 0
 	}
+	if h.rare() {
+		d = max(d, h.later.Value(time.Duration(now)))
+	}
 	return max(d, h.after)
+}
+
+// earn pays for hedges, in reward of a call that was answered before the delay.
+func (h *Hedge) earn() {
+	if !h.rare() || rand.Uint32N(rarely) == 0 {
+		h.own.Deposit()
+	}
+}
+
+// rare reports whether hedges have been of no use for so long that there are few.
+func (h *Hedge) rare() bool { return h.vain.Load() >= patience }
+
+// learn takes note of whether a call was helped that was hedged for the delay.
+func (h *Hedge) learn(helped bool) {
+	if h.later == nil {
+		return
+	}
+	for {
+		vain := h.vain.Load()
+		next := min(vain+1, patience)
+		if helped {
+			next = max(vain-worth, 0)
+		}
+		if next == vain || h.vain.CompareAndSwap(vain, next) {
+			return
+		}
+	}
 }
 
 // withdraw takes the price of a hedge that repeats a run which ended in o.

@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/mettle-go/mettle"
 	"github.com/mettle-go/mettle/bulkhead"
 	"github.com/mettle-go/mettle/hedge"
+	"github.com/mettle-go/mettle/retry"
 )
 
 // takes is an operation that succeeds after d, or ends with its context.
@@ -206,4 +208,125 @@ func TestAllBecomesSlow(t *testing.T) {
 			t.Errorf("%d hedges in 10000 calls that were all slow", got)
 		}
 	})
+}
+
+// When everything has been slow for some seconds, slow is the usual, and it is not bad
+// luck any more to be among the slowest: they are not hedged for it. This is S11 of the
+// scorecard, where 5 % more calls were made without that.
+//
+// Spec: H3 (part), H4
+func TestHedgesInVain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(3, 4))
+		h := hedge.New(hedge.Config{})
+		usual := func() time.Duration { return time.Duration(1e7 * math.Exp(0.3*r.NormFloat64())) }
+		share := func(d time.Duration, slow func() bool) float64 {
+			before, calls := h.Stats().Hedges, 0
+			for start := time.Now(); time.Since(start) < d; calls++ {
+				var took [2]time.Duration
+				for i := range took {
+					if took[i] = usual(); slow() {
+						took[i] *= 10
+					}
+				}
+				go func() {
+					_ = h.Do(t.Context(), func(ctx context.Context) error { return takes(took[mettle.Attempt(ctx)-1])(ctx) })
+				}()
+				time.Sleep(2500 * time.Microsecond)
+			}
+			return float64(h.Stats().Hedges-before) / float64(calls)
+		}
+		some := func() bool { return r.Float64() < 0.01 }
+		if got := share(time.Minute, some); got < 0.03 || got > 0.055 {
+			t.Errorf("%.2f%% are hedged while 1%% are slow", 100*got)
+		}
+		if got := share(10*time.Second, func() bool { return true }); got > 0.016 {
+			t.Errorf("%.2f%% are hedged in ten seconds in which all are slow", 100*got)
+		}
+		if got := share(time.Minute, func() bool { return true }); got > 0.01 {
+			t.Errorf("%.2f%% are hedged in the minute after that", 100*got)
+		}
+		share(time.Minute, some) // what is slow is forgotten
+		if got := share(time.Minute, some); got < 0.03 || got > 0.055 {
+			t.Errorf("%.2f%% are hedged when it is bad luck again", 100*got)
+		}
+	})
+}
+
+// The delay is that of rare hedges after twenty calls that were not helped, and no longer
+// once one is, which makes up for ten. What neither had a hedge for the delay nor an answer changes nothing.
+//
+// Spec: H4
+func TestRareHedgesAgreeWithNaive(t *testing.T) {
+	const short, long = 20 * time.Millisecond, 300 * time.Millisecond
+	// A call of each kind, with what becomes of the number of those in vain.
+	kinds := []struct {
+		name string
+		op   func(delay time.Duration) func(context.Context) error
+		next func(vain int) int
+	}{
+		{"answered in time", func(time.Duration) func(context.Context) error { return takes(0) }, unchanged},
+		{"helped", func(d time.Duration) func(context.Context) error { return pair(hang, takes(d/2)) }, fewer},
+		{"helped, after just the delay", func(d time.Duration) func(context.Context) error { return pair(hang, takes(d)) }, fewer},
+		{"not helped", func(d time.Duration) func(context.Context) error { return pair(takes(d+time.Millisecond), hang) }, more},
+		{"answered by a hedge, but late", func(d time.Duration) func(context.Context) error { return pair(hang, takes(d+1)) }, more},
+		{"hedged after a failure", func(time.Duration) func(context.Context) error {
+			return pair(func(context.Context) error { return errDown }, succeed)
+		}, unchanged},
+		{"the hedge is refused", func(d time.Duration) func(context.Context) error {
+			return pair(takes(d+time.Millisecond), func(context.Context) error { return mettle.ErrRejected })
+		}, unchanged},
+		{"both fail", func(d time.Duration) func(context.Context) error {
+			fail := func(ctx context.Context) error { _ = takes(d + 1)(ctx); return errDown }
+			return pair(fail, fail)
+		}, unchanged},
+	}
+	for seed := range uint64(10) {
+		synctest.Test(t, func(t *testing.T) {
+			r := rand.New(rand.NewPCG(seed, 7))
+			h := hedge.New(hedge.Config{Budget: retry.NoBudget})
+			var all sync.WaitGroup
+			for n := range 4000 { // 10 % take 20 ms, 0.5 % take 300 ms
+				d := time.Millisecond
+				switch {
+				case n%200 == 0:
+					d = long
+				case n%10 == 1:
+					d = short
+				}
+				all.Go(func() {
+					_ = h.Do(t.Context(), func(ctx context.Context) error { return takes(d)(context.WithoutCancel(ctx)) })
+				})
+			}
+			all.Wait()
+			time.Sleep(time.Second)
+			vain := 0
+			for step := range 120 {
+				delay := h.Stats().Delay
+				if rare := delay > 2*short; rare != (vain >= 20) || delay < short {
+					t.Fatalf("seed %d, step %d: a delay of %v after %d calls in vain", seed, step, delay, vain)
+				}
+				kind := kinds[r.IntN(len(kinds))]
+				if seed%2 == 0 && r.IntN(20) > 0 {
+					kind = kinds[3+r.IntN(len(kinds)-3)] // one that does not help
+				}
+				_ = h.Do(t.Context(), kind.op(delay))
+				vain = kind.next(vain)
+			}
+		})
+	}
+}
+
+func unchanged(vain int) int { return vain }
+func more(vain int) int      { return min(vain+1, 20) }
+func fewer(vain int) int     { return max(vain-10, 0) }
+
+// pair is an operation whose hedge is another one.
+func pair(first, hedge func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if mettle.Attempt(ctx) == 1 {
+			return first(ctx)
+		}
+		return hedge(ctx)
+	}
 }
