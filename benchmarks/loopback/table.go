@@ -58,8 +58,11 @@ func (d *Data) Markdown(simulated *scorecard.Data) string {
 	fmt.Fprintf(&b, "`%s`, at revision %s: medians over %s seeds, ± half the distance of the best and the worst; %s on %s processors.\n",
 		head["command"], head["revision"], head["seeds"], head["toolchain"], head["processors"])
 	late := d.worst(Late)
-	fmt.Fprintf(&b, "In the worst round the machine was busy for %.0f %% of its time, and 99 %% of the requests were sent within %.2g ms of when they were due",
-		100*d.worst(Machine), 1000*late)
+	b.WriteString("In the worst round ")
+	if busy := d.worst(Machine); busy > 0 { // else it cannot be known here
+		fmt.Fprintf(&b, "the machine was busy for %.0f %% of its time, and ", 100*busy)
+	}
+	fmt.Fprintf(&b, "99 %% of the requests were sent within %.2g ms of when they were due", 1000*late)
 	if late > Quiet {
 		fmt.Fprintf(&b, ":\n**it was not idle enough, and what is fine in these figures is chance** (it takes %.0f ms or less).\n", 1000*Quiet)
 	} else {
