@@ -232,6 +232,35 @@ func TestPartsHaveCardsOfTheirOwn(t *testing.T) {
 	}
 }
 
+// A Transport is drawn as the pipeline it runs, with the breakers of its hosts.
+func TestTransportIsDrawnAsItsPipeline(t *testing.T) {
+	down := errors.New("down")
+	transport := mettlehttp.NewTransport(roundTripper(func(*http.Request) (*http.Response, error) { return nil, down }), nil)
+	req := httptest.NewRequest(http.MethodPost, "http://down.test/", nil)
+	if _, err := transport.RoundTrip(req); !errors.Is(err, down) {
+		t.Fatal(err)
+	}
+	f := snapshot(t, dashboard.New(dashboard.Config{Show: []dashboard.Item{{Name: "client", Of: transport}}}))
+	var kinds []string
+	for _, i := range f.Items[0].Layers {
+		c := f.Layers[i].Cards[0]
+		kinds = append(kinds, c.Kind)
+		if c.Kind == "breaker" && (len(c.Keys) != 1 || !strings.Contains(c.Keys[0].Name, "http://down.test:80") || c.Keys[0].Failed != 1) {
+			t.Errorf("the breakers are shown as %+v", c.Keys)
+		}
+		if len(c.Config) == 0 {
+			t.Errorf("%s is shown without its configuration", c.Kind)
+		}
+	}
+	if want := []string{"timeout", "retry", "breaker", "bulkhead", "timeout"}; !slices.Equal(kinds, want) {
+		t.Errorf("the pipeline is drawn as %q, want %q", kinds, want)
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
 func TestChangesAndOverridesAreTold(t *testing.T) {
 	b := breaker.New(breaker.Config{Name: "b", Consecutive: 3, OpenFor: time.Minute})
 	h := dashboard.Handler(mettle.Compose(b))

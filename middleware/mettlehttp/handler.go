@@ -86,6 +86,9 @@ func (h *handler) Observe(yield func(mettle.Metric) bool) {
 	}
 }
 
+// Policies is for those who show what a handler has, as [Transport.Policies].
+func (h *handler) Policies() []mettle.Policy { return policies(h.policy) }
+
 // serving is one request on its way through the policy. It must not run twice, one
 // after the other or side by side; the policies that do so have no place here.
 type serving struct {

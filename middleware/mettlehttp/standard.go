@@ -3,6 +3,7 @@ package mettlehttp
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math"
 	"sync"
 	"sync/atomic"
@@ -42,7 +43,8 @@ type standard struct {
 	name           string
 	total, attempt *timeout.Timeout
 	breakers       *breaker.Group[string]
-	byHost         mettle.Policy // breakers, by Host
+	byHost         mettle.Policy    // breakers, by Host
+	shown          *mettle.Pipeline // the same for all hosts, for those who look at it
 
 	limit    int // hosts
 	mu       sync.RWMutex
@@ -79,6 +81,11 @@ func newStandard(name string, limit int) *standard {
 	}
 	s.byHost = s.breakers.By(Host)
 	s.rest = s.newHost(name + " host")
+	s.shown = mettle.Compose(s.total,
+		&perHost{s, func(h *host) hostPolicy { return h.retrier }, func() []mettle.Metric { resends, _ := s.sums(); return resends }},
+		s.byHost,
+		&perHost{s, func(h *host) hostPolicy { return h.bulkhead }, func() []mettle.Metric { _, slots := s.sums(); return slots }},
+		s.attempt)
 	return s
 }
 
@@ -100,6 +107,37 @@ func (s *standard) Do(ctx context.Context, op func(context.Context) error) error
 	defer h.calls.Add(-1)
 	return h.pipeline.Do(ctx, op)
 }
+
+// perHost is a policy of which each host has one of its own.
+type perHost struct {
+	s    *standard
+	of   func(*host) hostPolicy
+	sums func() []mettle.Metric
+}
+
+type hostPolicy interface {
+	mettle.Policy
+	slog.LogValuer
+}
+
+// Do runs op under the policy of its host alone.
+func (p *perHost) Do(ctx context.Context, op func(context.Context) error) error {
+	h := p.s.enter(Host(ctx))
+	defer h.calls.Add(-1)
+	return p.of(h).Do(ctx, op)
+}
+
+// Observe yields the sums over the hosts, as standard does.
+func (p *perHost) Observe(yield func(mettle.Metric) bool) {
+	for _, m := range p.sums() { // complete before yield, which is not ours, runs
+		if !yield(m) {
+			return
+		}
+	}
+}
+
+// LogValue returns the configuration in force, which is the same for all hosts.
+func (p *perHost) LogValue() slog.Value { return p.of(p.s.rest).LogValue() }
 
 // enter returns what is kept for key, for a call that takes itself off calls when it
 // has ended.
@@ -145,7 +183,11 @@ func (s *standard) makeRoomLocked() bool {
 		return false
 	}
 	for key, h := range s.hosts {
-		if h.calls.Load() > 0 || h.budget.Balance() < h.fresh {
+		if !h.calls.CompareAndSwap(0, gone) {
+			continue
+		}
+		if h.budget.Balance() < h.fresh {
+			h.calls.Add(-gone)
 			continue
 		}
 		delete(s.hosts, key)
@@ -170,38 +212,31 @@ func (s *standard) makeRoomLocked() bool {
 
 // observe yields the metrics of what is kept for one host, the same ones for each.
 func (h *host) observe(yield func(mettle.Metric) bool) {
+	h.observeResends(yield)
+	h.bulkhead.Observe(yield)
+}
+
+func (h *host) observeResends(yield func(mettle.Metric) bool) {
 	h.retrier.Observe(yield)
 	h.budget.Observe(yield)
-	h.bulkhead.Observe(yield)
 }
 
 // Observe yields the metrics of the pipeline. What there is once for each host comes as
 // a sum over the hosts, so that the number of metrics does not grow with them, and of a
 // ratio as that of the host where it is highest.
 func (s *standard) Observe(yield func(mettle.Metric) bool) {
-	more := true
-	on := func(m mettle.Metric) bool {
-		more = more && yield(m)
-		return more
-	}
-	s.total.Observe(on)
-	for _, m := range s.sums() { // complete before yield, which is not ours, runs
-		if !on(m) {
-			return
-		}
-	}
-	s.breakers.Observe(on)
-	if more {
-		s.attempt.Observe(on)
-	}
+	s.shown.Observe(yield)
 }
 
-func (s *standard) sums() []mettle.Metric {
+// Policies returns the policies, each for all hosts.
+func (s *standard) Policies() []mettle.Policy { return s.shown.Policies() }
+
+// sums returns the metrics of the retries with their budgets, and of the bulkheads.
+func (s *standard) sums() (resends, slots []mettle.Metric) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	var sums []mettle.Metric
-	// The rest is always there, and so are the series, before the first host is.
-	s.rest.observe(func(m mettle.Metric) bool {
+	add := func(m mettle.Metric) bool {
 		if m.Kind == mettle.Gauge && !s.restUsed {
 			m.Value = 0
 		}
@@ -210,7 +245,11 @@ func (s *standard) sums() []mettle.Metric {
 		}
 		sums = append(sums, m)
 		return true
-	})
+	}
+	// The rest is always there, and so are the series, before the first host is.
+	s.rest.observeResends(add)
+	n := len(sums)
+	s.rest.bulkhead.Observe(add)
 	for _, h := range s.hosts {
 		i := 0
 		h.observe(func(m mettle.Metric) bool {
@@ -223,5 +262,5 @@ func (s *standard) sums() []mettle.Metric {
 			return true
 		})
 	}
-	return sums
+	return sums[:n], sums[n:]
 }

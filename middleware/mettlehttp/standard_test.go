@@ -5,9 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
+	"log/slog"
 	"math"
 	"net/http"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -169,6 +173,95 @@ func TestGauges(t *testing.T) {
 	}
 }
 
+// TestLetGo comes back to the host asked last after it was let go. It was found by the
+// short cut that there is for that host, and what it counted from then on was lost.
+func TestLetGo(t *testing.T) {
+	p := newStandard("http", 1)
+	for i, host := range []string{"a", "a", "b", "a", "b", "b", "a"} {
+		p.Do(hostContext(t.Context(), host), pass)
+		if m := observe(p); m["mettle.retry.attempts"] != float64(i+1) || len(p.hosts) != 1 || p.hosts[host] == nil {
+			t.Errorf("call %d: %v attempts counted, hosts %v", i+1, m["mettle.retry.attempts"], p.hosts)
+		}
+	}
+}
+
+// TestLetGoUnderway has hosts push one another out while they are called: no call is lost.
+func TestLetGoUnderway(t *testing.T) {
+	p := newStandard("http", 2)
+	const callers, calls = 8, 300
+	var wg sync.WaitGroup
+	for c := range callers {
+		wg.Go(func() {
+			for i := range calls {
+				if i%100 == 0 {
+					p.mu.Lock()
+					p.nextLook = time.Time{} // as if the pause were over
+					p.mu.Unlock()
+				}
+				p.Do(hostContext(t.Context(), fmt.Sprint((c+i/10)%4)), pass)
+			}
+		})
+	}
+	wg.Wait()
+	if m := observe(p); m["mettle.retry.attempts"] != callers*calls || m["mettle.bulkhead.in_flight"] != 0 {
+		t.Errorf("%v attempts counted, want %d; %v in flight", m["mettle.retry.attempts"], callers*calls, m["mettle.bulkhead.in_flight"])
+	}
+	for key, h := range p.hosts {
+		if n := h.calls.Load(); n != 0 {
+			t.Errorf("host %s: %d calls under way", key, n)
+		}
+	}
+}
+
+// TestShown takes a Transport apart as a page does that shows it.
+func TestShown(t *testing.T) {
+	transport := NewTransport(nil, nil)
+	first, second := transport.Policies(), transport.Policies()
+	if !slices.Equal(first, second) {
+		t.Error("the policies are others each time")
+	}
+	var kinds []string
+	n := 0
+	for _, p := range first {
+		p.(mettle.Observable).Observe(func(m mettle.Metric) bool {
+			n++
+			kind := strings.Split(m.Name, ".")[1]
+			if len(kinds) == 0 || kinds[len(kinds)-1] != kind {
+				kinds = append(kinds, kind)
+			}
+			return true
+		})
+		if v := p.(slog.LogValuer).LogValue(); v.Kind() != slog.KindGroup || len(v.Group()) == 0 {
+			t.Errorf("%T has no configuration to show: %v", p, v)
+		}
+	}
+	if want := []string{"timeout", "retry", "breaker", "bulkhead", "timeout"}; !slices.Equal(kinds, want) {
+		t.Errorf("the policies are %q, want %q", kinds, want)
+	}
+	transport.Observe(func(mettle.Metric) bool { n--; return true })
+	if n != 0 {
+		t.Errorf("the policies yield %d metrics more than the Transport", n)
+	}
+	if _, ok := first[2].(interface {
+		Breakers() iter.Seq[*breaker.Breaker]
+	}); !ok {
+		t.Errorf("%T does not show its breakers", first[2])
+	}
+
+	own := mettle.PolicyFunc(func(ctx context.Context, op func(context.Context) error) error { return op(ctx) })
+	composed := mettle.Compose(first[0], first[4])
+	if got := NewTransport(nil, composed).Policies(); !slices.Equal(got, composed.Policies()) {
+		t.Errorf("of a pipeline: %v", got)
+	}
+	if got := NewTransport(nil, own).Policies(); len(got) != 1 {
+		t.Errorf("of a policy: %v", got)
+	}
+	limit := NewHandler(http.NotFoundHandler(), nil).(interface{ Policies() []mettle.Policy }).Policies()
+	if _, ok := limit[0].(*bulkhead.Bulkhead); len(limit) != 1 || !ok {
+		t.Errorf("of a handler: %v", limit)
+	}
+}
+
 // series returns the series of o, and fails the test when one comes twice.
 func series(t *testing.T, o mettle.Observable, into map[string]bool) {
 	t.Helper()
@@ -257,4 +350,9 @@ func TestRefusedAtConstruction(t *testing.T) {
 // Spec: P4, P5, W17
 func TestPolicies(t *testing.T) {
 	mettletest.TestPolicy(t, func() mettle.Policy { return newStandard("http", maxHosts) })
+	// What is shown keeps it as well, together and alone.
+	mettletest.TestPolicy(t, func() mettle.Policy { return newStandard("http", maxHosts).shown })
+	for _, i := range []int{1, 3} {
+		mettletest.TestPolicy(t, func() mettle.Policy { return newStandard("http", maxHosts).Policies()[i] })
+	}
 }

@@ -88,6 +88,18 @@ func (t *Transport) Observe(yield func(mettle.Metric) bool) {
 	}
 }
 
+// Policies returns what the policy is made of, outermost first, or the policy alone, for
+// those who show it. In the standard pipeline each stands for those of all hosts, as its
+// metrics do. The slice is the caller's.
+func (t *Transport) Policies() []mettle.Policy { return policies(t.policy) }
+
+func policies(p mettle.Policy) []mettle.Policy {
+	if c, ok := p.(interface{ Policies() []mettle.Policy }); ok {
+		return c.Policies()
+	}
+	return []mettle.Policy{p}
+}
+
 // Host returns where the request is going that ctx belongs to, as
 // "scheme://host:port" in lower case with the port always given, or "" when ctx does
 // not come from a [Transport]. It is the key for policies that keep one state per host:
