@@ -210,6 +210,29 @@ func TestPipelinesAreDrawnAsComposed(t *testing.T) {
 	}
 }
 
+// wearer is an adapter that tells which policies it wears, and has no others.
+type wearer struct {
+	mettle.Observable
+	policies []mettle.Policy
+}
+
+func (w wearer) Policies() []mettle.Policy { return w.policies }
+
+// What says which policies it has is drawn as these, a pipeline among them as its own.
+func TestWearersAreDrawnAsTheirPolicies(t *testing.T) {
+	guard := breaker.New(breaker.Config{Name: "b"})
+	p := mettle.Compose(timeout.New(timeout.Config{Name: "t"}), guard)
+	f := snapshot(t, dashboard.New(dashboard.Config{Show: []dashboard.Item{
+		{Of: wearer{p, []mettle.Policy{p, nil, retry.New(retry.Config{Name: "r"}), guard}}},
+	}}))
+	if got := f.Items[0].Layers; !slices.Equal(got, []int{0, 1, 2, 1}) {
+		t.Errorf("the layers are %v", got)
+	}
+	if c := f.Layers[2].Cards[0]; c.Kind != "retry" || c.Name != "r" {
+		t.Errorf("the third card is %+v", c)
+	}
+}
+
 func TestPartsHaveCardsOfTheirOwn(t *testing.T) {
 	part := bulkhead.NewPartition(bulkhead.PartitionConfig{Name: "db", Pools: []bulkhead.PoolConfig{{Name: "a", Limit: 3}, {Name: "b", Limit: 4}}})
 	f := snapshot(t, dashboard.New(dashboard.Config{Show: []dashboard.Item{
@@ -260,6 +283,20 @@ func TestTransportIsDrawnAsItsPipeline(t *testing.T) {
 type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+// A budget that several policies share is one thing on its own, and not another retry.
+func TestBudgetIsNoRetry(t *testing.T) {
+	shared := retry.NewBudget(retry.BudgetConfig{Name: "payments"})
+	f := snapshot(t, dashboard.New(dashboard.Config{Show: []dashboard.Item{
+		{Of: mettle.Compose(retry.New(retry.Config{Name: "payments", Budget: shared}))}, {Of: shared},
+	}}))
+	if a, b := f.Layers[0].Cards[0], f.Layers[1].Cards[0]; a.Kind != "retry" || b.Kind != "budget" || b.Name != "payments" {
+		t.Errorf("the cards are %s %s and %s %s", a.Kind, a.Name, b.Kind, b.Name)
+	}
+	if got := f.Layers[1].Cards[0].setting("Burst"); got != "10" {
+		t.Errorf("the budget says that Burst is %q", got)
+	}
+}
 
 func TestChangesAndOverridesAreTold(t *testing.T) {
 	b := breaker.New(breaker.Config{Name: "b", Consecutive: 3, OpenFor: time.Minute})
@@ -558,21 +595,34 @@ func TestEventsAreWhole(t *testing.T) {
 	}
 }
 
-// An open page does not hold up a Shutdown.
+// An open page does not hold up a Shutdown, over HTTP/1.1 and over HTTP/2.
 func TestShutdownEndsStreams(t *testing.T) {
-	h := dashboard.New(dashboard.Config{Interval: time.Hour, Show: []dashboard.Item{{Of: mettle.Compose()}}})
-	server := httptest.NewServer(h)
-	defer server.Close()
-	resp, err := http.Get(server.URL + "/debug/mettle/events")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	(&stream{Reader: bufio.NewReader(resp.Body)}).next(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	if err := server.Config.Shutdown(ctx); err != nil {
-		t.Errorf("with a page open, Shutdown returns %v", err)
+	for _, proto := range []string{"HTTP/1.1", "HTTP/2.0"} {
+		t.Run(proto, func(t *testing.T) {
+			h := dashboard.New(dashboard.Config{Interval: time.Hour, Show: []dashboard.Item{{Of: mettle.Compose()}}})
+			server := httptest.NewUnstartedServer(h)
+			server.EnableHTTP2 = proto == "HTTP/2.0"
+			server.StartTLS()
+			defer server.Close()
+			resp, err := server.Client().Get(server.URL + "/debug/mettle/events")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if resp.Proto != proto {
+				t.Fatalf("it is %s", resp.Proto)
+			}
+			s := &stream{Reader: bufio.NewReader(resp.Body)}
+			s.next(t)
+			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+			defer cancel()
+			if err := server.Config.Shutdown(ctx); err != nil {
+				t.Errorf("with a page open, Shutdown returns %v", err)
+			}
+			if rest, err := io.ReadAll(s); err != nil || len(rest) > 0 {
+				t.Errorf("the stream ends with %q, %v", rest, err)
+			}
+		})
 	}
 }
 

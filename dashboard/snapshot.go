@@ -14,6 +14,7 @@ import (
 
 	"github.com/mettle-go/mettle"
 	"github.com/mettle-go/mettle/breaker"
+	"github.com/mettle-go/mettle/retry"
 )
 
 // What a snapshot holds at most, however many there are of each, so that neither a
@@ -154,6 +155,8 @@ func view(of any) layerView {
 	}
 	configure(of, cards)
 	switch of := of.(type) {
+	case *retry.Budget:
+		cards[0].Kind = "budget" // its metrics are those that a retry has of it
 	case *breaker.Breaker:
 		cards[0].Forceable = true
 		describe(of, cards[0])

@@ -84,8 +84,9 @@ const kinds = {
 		};
 	},
 
+	budget, // a retry budget on its own, which several share
+
 	retry(m) {
-		if (!m.has("attempts")) return budget(m);
 		const tries = m.rate("attempts"), first = m.rate("attempts", {attempt: "1"});
 		const resent = tries === null ? null : tries - first;
 		const won = m.rate("successes"), late = won === null ? null : won - m.rate("successes", {attempt: "1"});
@@ -188,7 +189,6 @@ function group(m) {
 	};
 }
 
-// budget is a retry budget on its own, which several share.
 function budget(m) {
 	const denied = m.rate("budget_denials"), tokens = m.get("budget_tokens"), burst = Number(m.config.get("Burst")) || 0;
 	return {
@@ -444,6 +444,9 @@ $("form").addEventListener("submit", async e => {
 
 let shape = "", cards = new Map(), sections = [];
 
+// place says where a card is: a policy may be in a pipeline twice.
+const place = (item, at, card) => JSON.stringify([item, at, card.kind, card.name]);
+
 // build lays the page out anew, which is needed only when policies come or go.
 function build(frame) {
 	const old = cards;
@@ -451,9 +454,9 @@ function build(frame) {
 	const names = frame.layers.map((_, i) => frame.items.filter(it => it.layers.includes(i)).map(it => it.name));
 	sections = frame.items.map((it, n) => {
 		const flow = list("flow");
-		for (const i of it.layers) {
+		for (const [at, i] of it.layers.entries()) {
 			for (const c of frame.layers[i].cards) {
-				const id = JSON.stringify([n, i, c.kind, c.name]);
+				const id = place(n, at, c);
 				const card = old.get(id) || new Card(c.kind, c.name, i, names[i].filter(other => other !== it.name));
 				cards.set(id, card);
 				flow.append(card.element);
@@ -476,8 +479,8 @@ function show(frame) {
 		build(frame);
 	}
 	frame.items.forEach((it, n) => {
-		for (const i of it.layers) {
-			for (const c of frame.layers[i].cards) cards.get(JSON.stringify([n, i, c.kind, c.name])).update(c, frame);
+		for (const [at, i] of it.layers.entries()) {
+			for (const c of frame.layers[i].cards) cards.get(place(n, at, c)).update(c, frame);
 		}
 	});
 	// Breakers first: they are why the others are as they are.
