@@ -130,16 +130,6 @@ func bounds(ctx, call context.Context) (deadline time.Time, cause error, other b
 	return deadline, cause, false
 }
 
-// bounded returns a context like that of a policy's, made for gRPC, which asks for Done.
-func bounded(ctx, call context.Context) (context.Context, context.CancelFunc) {
-	deadline, cause, other := bounds(ctx, call)
-	if other || cause == nil {
-		return ctx, func() {}
-	}
-	life, cancel := context.WithDeadlineCause(call, deadline, cause)
-	return &detached{life, ctx}, cancel
-}
-
 // detached is a context that ends with one, made by package context for this, and carries
 // the values of another that descends from the same call: what outlives a policy ends with
 // the call, and knows what the policy knew.
@@ -149,11 +139,34 @@ type detached struct {
 }
 
 func (d *detached) Value(key any) any {
-	// Package context asks for its own cancel node by a key we cannot name, and must get
-	// that of our lifetime: with the policy's, the cause would be wrong and every child
-	// would cost a goroutine. Nothing else has the same Done.
-	if c, ok := d.Context.Value(key).(context.Context); ok && c.Done() == d.Context.Done() {
-		return c
+	// Package context asks for its own cancel node, and must get that of our lifetime: with
+	// the policy's, the cause would be wrong and every child would cost a goroutine.
+	if key == cancelKey || cancelKey == nil {
+		// Nothing else has the same Done.
+		if c, ok := d.Context.Value(key).(context.Context); ok && c.Done() == d.Context.Done() {
+			return c
+		}
 	}
 	return d.values.Value(key)
+}
+
+// cancelKey is the key by which package context asks, which it does not export but shows to
+// whoever is asked; nil if it stops asking.
+var cancelKey = func() any {
+	var a asked
+	_ = context.Cause(&a)
+	return a.key
+}()
+
+// asked is a context that remembers by which key it was asked.
+type asked struct {
+	context.Context
+	key any
+}
+
+func (a *asked) Err() error { return context.Canceled }
+
+func (a *asked) Value(key any) any {
+	a.key = key
+	return nil
 }

@@ -61,7 +61,8 @@ type call struct {
 // attempt is what one attempt receives, so that attempts share nothing.
 type attempt struct {
 	reply           any
-	own             bool // reply is the caller's
+	own             bool     // reply is the caller's
+	life            detached // the context of gRPC's call, where it is not the policy's
 	header, trailer metadata.MD
 	peer            peer.Peer
 	room            [3]grpc.CallOption // for divert, where the caller has one or two
@@ -108,8 +109,14 @@ func (c *call) attempt(ctx context.Context) error {
 	} else {
 		a.reply = c.reply.fresh()
 	}
-	life, stop := bounded(ctx, c)
-	defer stop()
+	life := ctx
+	if deadline, cause, other := bounds(ctx, c); cause != nil && !other {
+		// Made for gRPC, which asks for Done.
+		inner, cancel := context.WithDeadlineCause(c.node.Context, deadline, cause)
+		defer cancel()
+		a.life = detached{inner, ctx}
+		life = &a.life
+	}
 	if err = c.invoke(life, c.method, c.req, a.reply, c.cc, a.divert(c.opts)...); err == nil {
 		taken = c.succeeded(a, begun)
 		return nil
