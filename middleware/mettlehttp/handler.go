@@ -61,7 +61,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		defer stop()
 		ctx = bounded
 	}
-	err := h.policy.Do(mettle.WithCall(ctx), s.run)
+	s.Context = mettle.WithCall(ctx)
+	err := h.policy.Do(s, s.run)
 	if s.w.status != 0 || err == nil && s.ran.Load() {
 		return
 	}
@@ -89,13 +90,25 @@ func (h *handler) Observe(yield func(mettle.Metric) bool) {
 // Policies is for those who show what a handler has, as [Transport.Policies].
 func (h *handler) Policies() []mettle.Policy { return policies(h.policy) }
 
-// serving is one request on its way through the policy. It must not run twice, one
-// after the other or side by side; the policies that do so have no place here.
+// serving is one request on its way through the policy: the node of the context with which
+// that is entered. It must not run twice, one after the other or side by side; the
+// policies that do so have no place here.
 type serving struct {
+	context.Context
 	*handler
 	w   *recorder
 	r   *http.Request
 	ran atomic.Bool
+}
+
+type servingKey struct{}
+
+// Value finds the request itself by servingKey, for Urgency.
+func (s *serving) Value(key any) any {
+	if _, ok := key.(servingKey); ok {
+		return s
+	}
+	return s.Context.Value(key)
 }
 
 func (s *serving) run(ctx context.Context) error {
