@@ -74,7 +74,7 @@ func Plots() []Dots {
 			File: "s1.svg", Title: "S1: an outage, by calls that fail at once", Measure: Lost, Label: "requests lost over those that came during the outage",
 			Cells: []string{"S1/for=200ms/how=fast/clients=10", "S1/for=1s/how=fast/clients=10", "S1/for=5s/how=fast/clients=10", "S1/for=30s/how=fast/clients=10"},
 			Names: []string{"0.2 s", "1 s", "5 s", "30 s"}, Limit: 1.2, LimitName: "bar",
-			Bounds: []Bound{{At: 1}}, BoundName: "the outage itself",
+			Bounds: []Bound{{At: 1}}, BoundName: "the outage itself", Least: 0.1,
 		},
 		{
 			File: "s2.svg", Title: "S2: the end of an outage of ten minutes", Measure: Recover, Label: "seconds until recovered; 60 where that did not come",

@@ -230,7 +230,7 @@ func sweep() Scenario {
 			setting: setting{
 				rate: rate, clients: clients, until: stop, deadline: 9 * time.Second,
 				attempt: 3 * time.Second, once: 3 * time.Second,
-				most: 59, // or more than 180 would be under way
+				most: 40, // and 5 calls more for each client are fewer than 180 under way
 				work: func(*trial) func(*sim.World, context.Context, *sim.Request) error {
 					return new(sim.Collapse).Call
 				},

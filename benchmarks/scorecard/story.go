@@ -21,11 +21,28 @@ var stories = map[string]string{
 		"and where 100 are needed, both calls for one of them are slow often enough to be seen. Put a `hedge` around what may be done twice, with `Max` 2 where one request needs many calls.",
 	"S12": "One call in twenty hangs for 100 s, in a process that has a thousand threads. Without a timeout the threads are gone within seconds and four fifths of all requests with them; with one it is a matter of how many calls may be in flight, of which there are 115 on average, and 100 in a bulkhead as it comes. " +
 		"Set `Limit` by Little's law: calls a second times the seconds that one takes, and room for what hangs.",
-	"S13": "The same load and the same share of failures come from one client or from a thousand, each of which sees a thousandth of them. Many clients are wrong in two ways: where three calls in ten fail, those that judge few calls open by chance, time and again and for nothing (opens/h, tripped); and where nine in ten fail, those that wait for many calls never see enough of them to open. " +
+	"S13": "The same load and the same share of failures come from one client or from a thousand, each of which sees a thousandth of them. Many clients are wrong in two ways: where three calls in ten fail, those that judge few calls open by chance, time and again and for nothing (opens/h, tripped); and where nine in ten fail, those that wait for many calls see too few of them to give up, as they do when they are ten clients (refused). " +
 		"Set `MinCalls` of the breaker with the number of clients in mind; the budget of a new client holds little, so that many do not add up to much.",
 	"S16": "Three servers in a row work under one deadline, and what is begun with less time left than it takes is work for nothing. A deadline that is handed on stops it at the next hop, but what was begun too late already is lost. Nothing needs to be set but the timeout of the call, and that the deadline is handed on: the adapters do that.",
 }
 
 // behind says of each scenario in which a peer has more goodput somewhere why that is so,
-// and what will be done.
-var behind = map[string]string{}
+// and what will be done. It is shown where the figures say that it is so.
+var behind = map[string]string{
+	"S0": "Whoever resends without a budget gets through what ours leaves when chance has emptied the budget. That is the price of never sending much more than a tenth too much, and nothing will be done about it.",
+	"S1": "A library that keeps calling a server which refuses at once is there when it is back, without a pause between probes to wait for; where calls hang, the same keeps the server from coming back. " +
+		"A probe ten times a second would halve the difference and break the bar of S2, so nothing will be done about what is left.",
+	"S2": "Ours finds the end of the outage by a probe at most a second later, and one that does not stop calling finds it at once, at the price of a call for every request in the ten minutes. Nothing will be done about that second.",
+	"S4": "Those in front resend whatever fails, as often as three attempts allow, and here the server has the room for it. It is the same ones that keep a server down in S1, where calls hang, and in S7. " +
+		"What a budget leaves is what keeps it from that, and it can be had by a higher `Ratio`. Where nine in ten fail, a breaker that opens lets next to nothing through, and who only thins out the calls more: " +
+		"that will be looked at again with overload control, which can tell a server that fails from one that has too much to do.",
+	"S5": "What is lost is the time until each of the breakers has found out about the dead shard, and the calls for it that their budget does not resend. Nothing will be done about the latter.",
+	"S6": "Who resends least has most when three layers resend. Nothing needs to be done as long as the budgets hold, which they do.",
+	"S7": "On the way up ours opens when attempts run into their timeout, at a load that the server can hardly do. With a bulkhead that knows what the server can have under way (mettle-tuned) that does not happen; " +
+		"one that finds its limit by itself will come with overload control.",
+	"S8":  "A thousand budgets and breakers that know nothing of each other ask for more than a cold server can do. A `Ramp` helps, and overload control will do more.",
+	"S9":  "Calls fail at once here, so whoever goes on calling through the minute has the first answer, and ours waits for its next probe. It would be another matter if calls hung: that is S1.",
+	"S12": "There are 115 calls in flight on average, and the bulkhead as it comes has room for 100. With one that is sized for them nothing is missing, and a limit that finds itself will come with overload control.",
+	"S13": "As in S4: those in front resend whatever fails, and the server has the room for it. Where nine in ten fail, those are in front that do not notice.",
+	"S16": "Who makes one attempt at each hop loses nothing to attempts that take the place of another and come too late. A retry that knows how long an attempt usually takes would leave those, and that is the next thing to be tried.",
+}
