@@ -456,7 +456,7 @@ func (b *Breaker) settle(p *Permit, o mettle.Outcome, asked time.Duration, err e
 		if o.Failed() {
 			b.rest().count(o)
 		}
-		b.count(p, ph, now, o.Failed(), slow, err)
+		b.count(p, ph, now, o, slow, err)
 	}
 }
 
@@ -501,12 +501,16 @@ func (s *settings) fairTime() time.Duration {
 
 // count records a call of the closed state and opens the breaker if that makes a
 // rule hold.
-func (b *Breaker) count(p *Permit, ph *phase, now int64, failed, slow bool, err error) {
-	c := ph.counts
+func (b *Breaker) count(p *Permit, ph *phase, now int64, o mettle.Outcome, slow bool, err error) {
+	c, failed := ph.counts, o.Failed()
 	if ph.set.consecutive != 0 {
 		if failed {
-			if n := c.run.Add(1); c.tooLong(n, ph.set.consecutive, now) {
-				b.open(p.ctx, ph.gen, Change{Rule: RuleConsecutive, Bad: int(n), Err: err})
+			one := int64(runFailed)
+			if o == mettle.Timeout {
+				one = runLate
+			}
+			if n, late := row(c.run.Add(one)); c.tooLong(n, late, ph.set.consecutive, now) {
+				b.open(p.ctx, ph.gen, Change{Rule: RuleConsecutive, Bad: n, Err: err})
 				return
 			}
 		} else if c.run.Load() != 0 {
@@ -525,26 +529,30 @@ func (b *Breaker) count(p *Permit, ph *phase, now int64, failed, slow bool, err 
 			return
 		}
 	}
+	if (o == mettle.Timeout || o == mettle.Overload) && ph.onTrial(now) {
+		b.open(p.ctx, ph.gen, Change{Rule: RuleRelapse, Err: err})
+		return
+	}
 	if b.judge(p, ph, c.rate, now, failed, Change{Rule: RuleFailureRate, Err: err}) || c.slow == nil {
 		return
 	}
 	b.judge(p, ph, c.slow.calls, now, slow, Change{Rule: RuleSlowRate, Err: err})
 }
 
-// tooLong reports whether n failures in a row, of which the last is not in the window
-// yet, open a breaker of which limit says how many do.
-func (c *counts) tooLong(n int64, limit int, now int64) bool {
+// tooLong reports whether n failures in a row, of which so many timed out and the last is
+// not in the window yet, open a breaker of which limit says how many do.
+func (c *counts) tooLong(n, late, limit int, now int64) bool {
 	switch {
 	case limit != byChance:
-		return n >= int64(limit)
-	case n < leastConsecutive:
+		return n >= limit
+	case n+late < defaultConsecutive:
 		return false
 	case c.rate == nil || c.rate.Stale(now):
 		return n >= defaultConsecutive
 	}
 	calls, failed, _ := c.rate.Sum(now)
 	// Where the run is longer than the window, all that the window holds is of the run.
-	before, bad := max(calls-int(n-1), 0), max(failed-int(n-1), 0)
+	before, bad := max(calls-(n-1), 0), max(failed-(n-1), 0)
 	rate := (float64(bad) + priorCalls*priorRate) / (float64(before) + priorCalls)
 	return math.Pow(rate, float64(n)) <= chanceMax
 }

@@ -428,9 +428,7 @@ func TestHungProbeIsForfeited(t *testing.T) {
 		wantState(t, b, breaker.HalfOpen)
 		time.Sleep(time.Nanosecond)
 		wantState(t, b, breaker.Open)
-		if d := b.RemainingDelay(); d < 2*time.Second || d >= 2400*time.Millisecond {
-			t.Errorf("RemainingDelay = %v, want the doubled delay", d)
-		}
+		wantDelay(t, b, time.Second)
 		if _, err := b.Acquire(ctx); !errors.Is(err, breaker.ErrOpen) {
 			t.Errorf("Acquire: %v", err)
 		}
@@ -599,34 +597,43 @@ func TestNoStaleDeadline(t *testing.T) {
 	}
 }
 
-// Each opening lasts its nominal delay, or up to a fifth longer. The nominal delay
-// doubles with each reopening up to the maximum, and starts anew after a healthy
-// closed window.
+// Each opening lasts its nominal delay, or up to a fifth longer. The nominal delay is a
+// fifth of the time that was not spent closed, within its bounds, and starts anew after a
+// healthy closed window.
 //
 // Spec: B18
 func TestDelayGrows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, _ := opened(t, breaker.Config{OpenFor: time.Second, MaxOpenFor: 6 * time.Second, Successes: 1, Window: 10 * time.Second})
-		want := func(nominal time.Duration) {
+		var down time.Duration
+		want := func() {
 			t.Helper()
-			if d := b.RemainingDelay(); d < nominal || d >= nominal*12/10 {
-				t.Fatalf("the delay is %v, want %v to a fifth more", d, nominal)
-			}
-			time.Sleep(b.RemainingDelay())
+			wantDelay(t, b, min(max(time.Second, down/5), 6*time.Second))
+			d := b.RemainingDelay()
+			time.Sleep(d)
+			down += d
 		}
-		for _, nominal := range []time.Duration{1, 2, 4, 6, 6} {
-			want(nominal * time.Second)
+		for range 8 {
+			want()
 			calls(b, 1, errDown)
 		}
-		want(6 * time.Second)
+		want()
 		calls(b, 1, nil)
 		time.Sleep(9 * time.Second)
 		b.Trip("soon after closing")
-		want(6 * time.Second)
+		if down < 8*time.Second || down > 20*time.Second {
+			t.Fatalf("%v since the first opening show nothing", down)
+		}
+		want() // without the time between
+		time.Sleep(time.Minute)
+		down += time.Minute // in which nobody called
+		calls(b, 1, errDown)
+		wantDelay(t, b, 6*time.Second)
+		want()
 		calls(b, 1, nil)
 		time.Sleep(10 * time.Second)
 		b.Trip("after a healthy window")
-		want(time.Second)
+		wantDelay(t, b, time.Second)
 	})
 }
 
@@ -1078,6 +1085,7 @@ func TestRamp(t *testing.T) {
 	})
 	inBubble(t, "reopens", func(t *testing.T) {
 		b, l := probing(t, breaker.Config{Ramp: 10 * time.Second, Successes: 1, Consecutive: -1, FailureRate: 0.3, MinCalls: 20, OpenFor: time.Second})
+		time.Sleep(20 * time.Second)
 		calls(b, 1, nil)
 		for range 50 { // of the few that are admitted, every other one fails
 			for _, err := range []error{nil, errDown} {
@@ -1089,7 +1097,9 @@ func TestRamp(t *testing.T) {
 		if c := l.all()[3]; c.Rule != breaker.RuleFailureRate || c.Calls != 20 || c.Bad != 10 {
 			t.Errorf("opened by %+v", c)
 		}
-		wantDelay(t, b, 2*time.Second) // it has not been healthy
+		if d := b.RemainingDelay(); d < 4*time.Second { // it has not been healthy
+			t.Errorf("the delay is %v", d)
+		}
 	})
 }
 

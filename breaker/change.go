@@ -37,6 +37,7 @@ const (
 	RuleFailureRate    Rule = "failure-rate"     // FailureRate was reached
 	RuleConsecutive    Rule = "consecutive"      // Consecutive was reached
 	RuleSlowRate       Rule = "slow-rate"        // SlowRate was reached
+	RuleRelapse        Rule = "relapse"          // a call timed out, or met an overload, soon after closing
 	RuleProbeDue       Rule = "probe-due"        // the open delay is over and a call came
 	RuleProbeSucceeded Rule = "probes-succeeded" // Successes probes did
 	RuleProbeFailed    Rule = "probe-failed"     // a probe failed, or was slow
@@ -50,8 +51,8 @@ const (
 
 // rules are all of them, for the metrics, which count the changes that each has made.
 var rules = [...]Rule{
-	RuleFailureRate, RuleConsecutive, RuleSlowRate, RuleProbeDue, RuleProbeSucceeded, RuleProbeFailed,
-	RuleProbeTimeout, RuleBreadth, RuleTrip, RuleReset, RuleForced, RuleReleased,
+	RuleFailureRate, RuleConsecutive, RuleSlowRate, RuleRelapse, RuleProbeDue, RuleProbeSucceeded,
+	RuleProbeFailed, RuleProbeTimeout, RuleBreadth, RuleTrip, RuleReset, RuleForced, RuleReleased,
 }
 
 // Change tells one change of a breaker's state, and why it came to it.
@@ -111,6 +112,8 @@ func (c Change) why() string {
 		}
 	case RuleConsecutive:
 		s = fmt.Sprintf("%d failures in a row", c.Bad)
+	case RuleRelapse:
+		s = "no answer in time, or an overload, soon after closing"
 	case RuleProbeDue:
 		s = "the delay is over, probing"
 	case RuleProbeSucceeded:

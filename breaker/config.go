@@ -18,8 +18,8 @@ const (
 	defaultMinCalls     = 100
 	defaultConsecutive  = 10
 	defaultSlowRate     = 0.5
-	defaultOpenFor      = 100 * time.Millisecond
-	defaultMaxOpenFor   = 10 // times OpenFor
+	defaultOpenFor      = 50 * time.Millisecond
+	defaultMaxOpenFor   = 30 // times OpenFor
 	defaultProbes       = 1
 	defaultSuccesses    = 2
 	defaultProbeTimeout = 15 * time.Second
@@ -36,13 +36,20 @@ const (
 	// jitter is how much longer than nominal an opening may last, so that clients
 	// that opened together do not probe together.
 	jitter = 0.2
-	// byChance in the place of a number of failures in a row stands for at least
-	// leastConsecutive, and as many as it takes until the chance that they come in a row
-	// is at most chanceMax. At a thousand calls a second that is one false alarm in
-	// eleven days.
-	byChance         = -1
-	leastConsecutive = 5
-	chanceMax        = 1e-9
+	// openShare is the part of an outage for which the breaker may sleep through its
+	// end. What is lost beyond the outage is half of that on average.
+	openShare = 5
+	// trialCalls is for how many calls after closing a timeout opens again. More of
+	// them guard better against a dependency that comes back slowly, and open more often
+	// for a timeout by chance.
+	trialCalls = 10
+	// byChance in the place of a number of failures in a row stands for as many as it
+	// takes until the chance that they come in a row is at most chanceMax, and at least
+	// defaultConsecutive, of which a timeout counts as two: it costs its caller more, and
+	// more of them may be on their way. At a thousand calls a second that is one false
+	// alarm in eleven days.
+	byChance  = -1
+	chanceMax = 1e-9
 	// The share of failures is taken as if priorCalls had come before those in the window,
 	// of which priorRate failed: a few calls that went well prove little. With no
 	// other call it takes defaultConsecutive failures, since priorRate^10 is chanceMax.
@@ -77,10 +84,11 @@ type Config struct {
 	// Consecutive opens the breaker at so many failures in a row, however far
 	// apart. Negative: no rule on failures in a row.
 	//
-	// Zero: 5 or more, as many as do not come in a row by chance once in a billion calls,
-	// by the share of calls that failed in the window before them. That is 5 for a
-	// dependency that was healthy and busy, 18 for one of whose calls three in ten
-	// failed, and 10 when nothing is known of it, or there is no rule on the failure rate.
+	// Zero: 10 or more, as many as do not come in a row by chance once in a billion
+	// calls, by the share of calls that failed in the window before them; towards the 10
+	// a timeout counts as two. That is 10, or 5 timeouts, for a dependency that was
+	// healthy and busy, 18 for one of whose calls three in ten failed, and 10 when nothing
+	// is known of it, or there is no rule on the failure rate.
 	Consecutive int
 
 	// SlowCall is the duration from which a call is slow, whether it succeeds or
@@ -99,14 +107,15 @@ type Config struct {
 	SlowRate float64
 
 	// OpenFor is how long the breaker stays open at first. Each opening lasts its
-	// nominal delay times a random factor in [1, 1.2). The nominal delay is OpenFor
-	// at first, doubles with every reopening up to MaxOpenFor, and is OpenFor again
-	// after the breaker was closed for a whole Window. A Retry-After on the failure
-	// that opens the breaker takes the place of the nominal delay: at least 100 ms
-	// (or OpenFor, if that is less), at most a minute (or MaxOpenFor, if that is
-	// more). Zero: 100 ms.
+	// nominal delay times a random factor in [1, 1.2). The nominal delay is a fifth of
+	// the time for which the breaker has not been closed, all openings taken together
+	// since it last was for a whole Window, at least OpenFor and at most MaxOpenFor: the
+	// end of an outage is noticed late by about a fifth of how long it was, or less. A
+	// Retry-After on the failure that opens the breaker takes the place of the nominal
+	// delay: at least 100 ms (or OpenFor, if that is less), at most a minute (or
+	// MaxOpenFor, if that is more). Zero: 50 ms.
 	OpenFor time.Duration
-	// MaxOpenFor bounds the nominal delay. Zero: ten times OpenFor. It must not be
+	// MaxOpenFor bounds the nominal delay. Zero: 30 times OpenFor. It must not be
 	// less than OpenFor.
 	MaxOpenFor time.Duration
 
@@ -120,8 +129,14 @@ type Config struct {
 	// that goes on after its answer, an adapter reports that with [Answered].
 	ProbeTimeout time.Duration
 	// Ramp is how long admission takes to rise to every call after the breaker has
-	// closed again: from a tenth of the calls, linearly. Zero or negative: all calls
-	// are admitted at once.
+	// closed again: from a tenth of the calls, linearly. Zero: all calls are admitted at
+	// once.
+	//
+	// The first ten calls after closing are on trial, unless there is no rule on the
+	// failure rate: one of them that times out or meets an overload, within a Window,
+	// opens the breaker again as a failed probe would. What has come back, and cannot
+	// yet do what it is asked, is not helped by being asked for more. Negative: no trial,
+	// and all calls are admitted at once.
 	Ramp time.Duration
 
 	// Classify tells the outcome of a call. Nil: [mettle.Classify].
@@ -193,6 +208,7 @@ type settings struct {
 	openFor, maxOpenFor     time.Duration
 	probes, successes       int
 	probeTimeout, ramp      time.Duration
+	trial                   bool              // the first calls after closing are
 	classify                mettle.Classifier // nil: mettle.Classify
 	onChange                func(Change)
 }
@@ -227,6 +243,7 @@ func newSettings(c Config) *settings {
 		successes:    c.Successes,
 		probeTimeout: c.ProbeTimeout,
 		ramp:         max(c.Ramp, 0),
+		trial:        c.Ramp >= 0 && c.FailureRate > 0,
 		classify:     c.Classify,
 		onChange:     c.OnChange,
 	}
@@ -279,7 +296,7 @@ func (s *settings) attrs() []slog.Attr {
 	case 0:
 		consecutive = slog.String("Consecutive", "off")
 	case byChance:
-		consecutive = slog.String("Consecutive", fmt.Sprintf("%d or more", leastConsecutive))
+		consecutive = slog.String("Consecutive", fmt.Sprintf("%d or more", defaultConsecutive))
 	}
 	attrs := []slog.Attr{
 		slog.String("Name", s.name),

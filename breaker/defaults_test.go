@@ -2,11 +2,13 @@ package breaker_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/mettle-go/mettle"
 	"github.com/mettle-go/mettle/breaker"
 )
 
@@ -94,6 +96,7 @@ func TestDefaultRules(t *testing.T) {
 // With a zero Consecutive, a run of failures opens when chance would bring it about once
 // in a billion calls, by what calls did before it: few are enough where calls never
 // failed, many where they often do, and a history of five calls proves next to nothing.
+// Less than ten are enough only where calls time out, which count as two.
 //
 // Spec: B3
 func TestRunBeyondChance(t *testing.T) {
@@ -101,20 +104,23 @@ func TestRunBeyondChance(t *testing.T) {
 		name      string
 		c         breaker.Config
 		good, bad int // before the run, spread evenly
-		want      int
+		failed    int // how many failures open
+		late      int // how many timeouts
+		mixed     int // how many, when every other is one, a failure first
 	}{
-		{"unknown", breaker.Config{}, 0, 0, 10},
-		{"hardly known", breaker.Config{}, 5, 0, 8},
-		{"known", breaker.Config{}, 20, 0, 6},
-		{"healthy", breaker.Config{}, 100, 0, 5},
-		{"one in a hundred fails", breaker.Config{}, 990, 10, 5},
-		{"one in twenty", breaker.Config{}, 950, 50, 7},
-		{"three in ten", breaker.Config{}, 700, 300, 18},
-		{"every other", breaker.Config{}, 500, 500, 30},
-		{"no window", breaker.Config{FailureRate: -1}, 100, 0, 10},
-		{"a number", breaker.Config{Consecutive: 3}, 998, 2, 3},
+		{"unknown", breaker.Config{}, 0, 0, 10, 10, 10},
+		{"hardly known", breaker.Config{}, 5, 0, 10, 8, 8},
+		{"known", breaker.Config{}, 20, 0, 10, 6, 7},
+		{"healthy", breaker.Config{}, 100, 0, 10, 5, 7},
+		{"one in a hundred fails", breaker.Config{}, 990, 10, 10, 5, 7},
+		{"one in twenty", breaker.Config{}, 950, 50, 10, 7, 7},
+		{"three in ten", breaker.Config{}, 700, 300, 18, 18, 18},
+		{"every other", breaker.Config{}, 500, 500, 30, 30, 30},
+		{"no window", breaker.Config{FailureRate: -1}, 100, 0, 10, 10, 10},
+		{"a number", breaker.Config{Consecutive: 3}, 998, 2, 3, 3, 3},
 	} {
-		inBubble(t, v.name, func(t *testing.T) {
+		run := func(t *testing.T, want int, errs ...error) {
+			t.Helper()
 			b := breaker.New(v.c)
 			before := v.good + v.bad
 			for i := range before {
@@ -128,12 +134,17 @@ func TestRunBeyondChance(t *testing.T) {
 			wantState(t, b, breaker.Closed)
 			got := 0
 			for b.State() == breaker.Closed && got < 1000 {
-				calls(b, 1, errDown)
+				calls(b, 1, errs[got%len(errs)])
 				got++
 			}
-			if got != v.want {
-				t.Errorf("%d failures in a row open it, want %d", got, v.want)
+			if got != want {
+				t.Errorf("%d of %v in a row open it, want %d", got, errs, want)
 			}
+		}
+		inBubble(t, v.name, func(t *testing.T) {
+			run(t, v.failed, errDown)
+			run(t, v.late, context.DeadlineExceeded)
+			run(t, v.mixed, errDown, context.DeadlineExceeded)
 		})
 	}
 	inBubble(t, "longer than the window", func(t *testing.T) {
@@ -167,11 +178,16 @@ func TestDefaultRecovery(t *testing.T) {
 	inBubble(t, "OpenFor, MaxOpenFor", func(t *testing.T) {
 		for _, openFor := range []time.Duration{0, 3 * time.Second} {
 			b, _ := opened(t, breaker.Config{OpenFor: openFor})
-			unit := max(openFor, 100*time.Millisecond)
-			for _, nominal := range []time.Duration{1, 2, 4, 8, 10, 10} {
-				wantDelay(t, b, nominal*unit)
-				time.Sleep(b.RemainingDelay())
+			unit, down := max(openFor, 50*time.Millisecond), time.Duration(0)
+			for range 30 {
+				wantDelay(t, b, min(max(unit, down/5), 30*unit))
+				d := b.RemainingDelay()
+				time.Sleep(d)
+				down += d
 				calls(b, 1, errDown)
+			}
+			if down < 5*30*unit {
+				t.Errorf("after 30 openings in %v there is more to come", down)
 			}
 		}
 	})
@@ -199,6 +215,68 @@ func TestDefaultRecovery(t *testing.T) {
 		wantState(t, b, breaker.HalfOpen)
 		time.Sleep(time.Nanosecond)
 		wantState(t, b, breaker.Open)
+	})
+}
+
+// overloaded is what a dependency says that has too much to do.
+type overloaded struct{}
+
+func (overloaded) Error() string           { return "too much to do" }
+func (overloaded) Outcome() mettle.Outcome { return mettle.Overload }
+
+// The first ten calls after an opening are on trial: one that times out, or meets an
+// overload, opens again. A dependency that comes back slowly was met by all calls there
+// are once two probes had succeeded, and was down again for seconds before that showed.
+//
+// Spec: B26
+func TestRelapse(t *testing.T) {
+	late := context.DeadlineExceeded
+	for _, v := range []struct {
+		name  string
+		c     breaker.Config
+		calls []error // once it has closed
+		then  time.Duration
+		last  error
+		want  breaker.State
+	}{
+		{"the first times out", breaker.Config{}, nil, 0, late, breaker.Open},
+		{"the first meets an overload", breaker.Config{}, nil, 0, overloaded{}, breaker.Open},
+		{"the first fails", breaker.Config{}, nil, 0, errDown, breaker.Closed},
+		{"the first is ignored", breaker.Config{}, nil, 0, mettle.ErrRejected, breaker.Closed},
+		{"the tenth", breaker.Config{}, make([]error, 9), 0, late, breaker.Open},
+		{"the eleventh", breaker.Config{}, make([]error, 10), 0, late, breaker.Closed},
+		{"those that are ignored do not count", breaker.Config{}, append(make([]error, 9), mettle.ErrRejected), 0, late, breaker.Open},
+		{"just within the window", breaker.Config{}, nil, 10*time.Second - 1, late, breaker.Open},
+		{"a window later", breaker.Config{}, nil, 10 * time.Second, late, breaker.Closed},
+		{"with a ramp", breaker.Config{Ramp: 1}, nil, time.Second, late, breaker.Open},
+		{"turned off", breaker.Config{Ramp: -1}, nil, 0, late, breaker.Closed},
+		{"no rule on the failure rate", breaker.Config{FailureRate: -1}, nil, 0, late, breaker.Closed},
+	} {
+		inBubble(t, v.name, func(t *testing.T) {
+			b, l := probing(t, v.c)
+			calls(b, 2, nil)
+			wantState(t, b, breaker.Closed)
+			for _, err := range v.calls {
+				calls(b, 1, err)
+			}
+			time.Sleep(v.then)
+			calls(b, 1, v.last)
+			wantState(t, b, v.want)
+			if c := l.all()[len(l.all())-1]; v.want == breaker.Open && (c.Rule != breaker.RuleRelapse || !errors.Is(c.Err, v.last)) {
+				t.Errorf("opened by %+v", c)
+			}
+		})
+	}
+	inBubble(t, "not at first", func(t *testing.T) {
+		b := breaker.New(breaker.Config{})
+		calls(b, 1, late)
+		wantState(t, b, breaker.Closed)
+	})
+	inBubble(t, "not after Reset", func(t *testing.T) {
+		b, _ := opened(t, breaker.Config{})
+		b.Reset()
+		calls(b, 1, late)
+		wantState(t, b, breaker.Closed)
 	})
 }
 
@@ -278,7 +356,7 @@ func TestForfeitedProbesDelayIsRandom(t *testing.T) {
 			b, _ := probing(t, breaker.Config{OpenFor: time.Second, ProbeTimeout: time.Second})
 			acquire(t, b)
 			time.Sleep(time.Second)
-			wantDelay(t, b, 2*time.Second)
+			wantDelay(t, b, time.Second)
 			delays[b.RemainingDelay()] = true
 		}
 		if len(delays) < 10 {

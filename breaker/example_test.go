@@ -136,7 +136,7 @@ func ExampleBreaker_Changes() {
 func ExampleBreaker_LogValue() {
 	b := breaker.New(breaker.Config{Name: "payments", OpenFor: 2 * time.Second, SlowCall: -1})
 	fmt.Println(b.LogValue())
-	// Output: [Name=payments Window=10s FailureRate=0.8 MinCalls=100 Consecutive=5 or more SlowCall=off OpenFor=2s MaxOpenFor=20s Probes=1 Successes=2 ProbeTimeout=15s Ramp=0s]
+	// Output: [Name=payments Window=10s FailureRate=0.8 MinCalls=100 Consecutive=10 or more SlowCall=off OpenFor=2s MaxOpenFor=1m0s Probes=1 Successes=2 ProbeTimeout=15s Ramp=0s]
 }
 
 func ExampleGroup_Breakers() {
@@ -151,7 +151,7 @@ func ExampleGroup_Breakers() {
 func ExampleGroup_LogValue() {
 	hosts := breaker.NewGroup[string](breaker.GroupConfig{Config: breaker.Config{Name: "hosts", FailureRate: -1, SlowCall: time.Second}, Breadth: 0.5})
 	fmt.Println(hosts.LogValue())
-	// Output: [Name=hosts Window=10s FailureRate=off MinCalls=100 Consecutive=10 SlowCall=1s SlowRate=0.5 OpenFor=100ms MaxOpenFor=1s Probes=1 Successes=2 ProbeTimeout=15s Ramp=0s MaxKeys=10000 Breadth=0.5 MinKeys=5]
+	// Output: [Name=hosts Window=10s FailureRate=off MinCalls=100 Consecutive=10 SlowCall=1s SlowRate=0.5 OpenFor=50ms MaxOpenFor=1.5s Probes=1 Successes=2 ProbeTimeout=15s Ramp=0s MaxKeys=10000 Breadth=0.5 MinKeys=5]
 }
 
 func ExampleAnswered() {

@@ -195,19 +195,15 @@ func hint(err error) time.Duration {
 	return d
 }
 
-// nextNominal returns the nominal delay of an opening at time now.
-func (p *phase) nextNominal(now int64) time.Duration {
-	healthy := p.state == Closed && now-p.since >= int64(p.set.window)
-	if p.nominal == 0 || healthy {
-		return p.set.openFor
-	}
-	return max(p.set.openFor, min(saturate(2*float64(p.nominal)), p.set.maxOpenFor))
+// nominal returns the nominal delay of an opening at time now.
+func (p *phase) nominal(now int64) time.Duration {
+	return max(p.set.openFor, min(p.trouble(now)/openShare, p.set.maxOpenFor))
 }
 
 // delay returns how long an opening at time now lasts, whose failure asked for the
 // given delay, or for none if that is 0.
 func (p *phase) delay(now int64, asked time.Duration) time.Duration {
-	nominal := p.nextNominal(now)
+	nominal := p.nominal(now)
 	if asked > 0 {
 		most := max(retryAfterMax, p.set.maxOpenFor)
 		least := min(retryAfterMin, p.set.openFor)
@@ -220,7 +216,7 @@ func (p *phase) delay(now int64, asked time.Duration) time.Duration {
 func (t *turn) toOpen(ph *phase, at int64, delay time.Duration, c Change) {
 	next := &phase{
 		state: Open, gen: ph.gen + 1, set: ph.set, since: at,
-		counts: ph.counts, nominal: ph.nextNominal(at),
+		counts: ph.counts, down: ph.trouble(at),
 		until: add(at, delay),
 	}
 	c.Delay, c.At = delay, t.b.clock.Time(at)
@@ -233,12 +229,12 @@ func (t *turn) toOpen(ph *phase, at int64, delay time.Duration, c Change) {
 func (t *turn) toHalfOpen(ph *phase) {
 	next := &phase{
 		state: HalfOpen, gen: ph.gen + 1, set: ph.set, since: t.now,
-		counts: ph.counts, nominal: ph.nominal, force: ph.force,
+		counts: ph.counts, down: ph.trouble(t.now), force: ph.force,
 		half: &halfOpen{},
 	}
 	next.refusal = t.refusal(ph, refusedProbing, "is half-open and all its probes are in flight", forever)
 	next.half.first.Store(forever)
-	next.half.again = openDelay(next.nextNominal(t.now), rand.Float64())
+	next.half.again = openDelay(next.nominal(t.now), rand.Float64())
 	t.publish(next, Change{Rule: RuleProbeDue})
 }
 
@@ -246,10 +242,10 @@ func (t *turn) toHalfOpen(ph *phase) {
 func (t *turn) toClosed(ph *phase, c Change) {
 	next := &phase{
 		state: Closed, gen: ph.gen + 1, set: ph.set, since: t.now, until: t.now,
-		counts: newCounts(ph.set, t.now, ph.counts), nominal: ph.nominal,
+		counts: newCounts(ph.set, t.now, ph.counts), down: ph.trouble(t.now),
 	}
 	if c.Rule == RuleReset {
-		next.nominal = 0
+		next.down = 0
 	} else {
 		next.until = add(t.now, ph.set.ramp)
 	}

@@ -25,7 +25,7 @@ type model struct {
 	state         State
 	gen           int
 	since, until  int64
-	nominal       time.Duration
+	down          time.Duration // not closed, before the state began
 	calls         []call
 	run           int
 	leases        map[int]int64 // by id: when it ends
@@ -79,10 +79,8 @@ func (m *model) advance() {
 			m.show(RuleReleased)
 		}
 		if m.state == HalfOpen && now >= first {
-			nominal := m.nextNominal(now)
 			m.open(first, RuleProbeTimeout)
 			m.until = first + int64(m.again)
-			m.inRange(m.again, nominal)
 		}
 	}
 }
@@ -93,19 +91,27 @@ func (m *model) inRange(delay, nominal time.Duration) {
 	}
 }
 
-func (m *model) nextNominal(now int64) time.Duration {
-	if m.nominal == 0 || m.state == Closed && now-m.since >= int64(m.window) {
-		return m.openFor
+// trouble adds up the time that was spent in other states than closed.
+func (m *model) trouble(now int64) time.Duration {
+	d := time.Duration(now - m.since)
+	switch {
+	case m.state != Closed:
+		return m.down + d
+	case d >= m.window:
+		return 0
+	default:
+		return m.down
 	}
-	return min(2*m.nominal, m.maxOpenFor)
 }
 
-func (m *model) open(at int64, rule Rule) {
-	m.nominal = m.nextNominal(at)
-	m.enter(Open, at, rule)
+func (m *model) nominal(now int64) time.Duration {
+	return min(max(m.openFor, m.trouble(now)/5), m.maxOpenFor)
 }
+
+func (m *model) open(at int64, rule Rule) { m.enter(Open, at, rule) }
 
 func (m *model) enter(s State, at int64, rule Rule) {
+	m.down = m.trouble(at)
 	m.state, m.since = s, at
 	m.gen++
 	m.leases, m.good, m.ids = map[int]int64{}, 0, 0
@@ -120,10 +126,11 @@ func (m *model) learn() {
 	case Open:
 		if m.until < m.since { // just opened
 			m.until = ph.until
-			m.inRange(time.Duration(m.until-m.since), m.nominal)
+			m.inRange(time.Duration(m.until-m.since), m.nominal(m.since))
 		}
 	case HalfOpen:
 		m.again = ph.half.again
+		m.inRange(m.again, m.nominal(m.since))
 	}
 }
 
@@ -191,6 +198,8 @@ func (m *model) done(h held, o mettle.Outcome) {
 	switch {
 	case m.consecutive > 0 && m.run >= m.consecutive:
 		rule = RuleConsecutive
+	case m.relapsed(o, total):
+		rule = RuleRelapse
 	case m.failureUnits > 0 && enough && bad*rateUnit >= m.failureUnits*total && (failed || total == int64(m.minCalls)):
 		rule = RuleFailureRate
 	case m.slowUnits > 0 && enough && slows*rateUnit >= m.slowUnits*total && (slow || total == int64(m.minCalls)):
@@ -201,6 +210,12 @@ func (m *model) done(h held, o mettle.Outcome) {
 	m.advance()
 	m.open(now, rule)
 	m.until = -1 // to be learnt
+}
+
+// relapsed reports whether a call that ended with o was one of the first ten after an
+// opening, and tells of a dependency that cannot keep up.
+func (m *model) relapsed(o mettle.Outcome, total int64) bool {
+	return m.failureUnits > 0 && (o == mettle.Timeout || o == mettle.Overload) && m.trouble(m.now()) > 0 && total <= 10
 }
 
 // sum counts what the window holds.
@@ -381,7 +396,7 @@ func (m *model) intervene(r *rand.Rand) string {
 		return "trip"
 	case 1:
 		m.enter(Closed, now, RuleReset)
-		m.nominal = 0
+		m.down = 0
 		m.b.Reset()
 		return "reset"
 	case 2, 3:

@@ -61,7 +61,7 @@ func (b *Breaker) Stats() Stats {
 	case HalfOpen:
 		s.Probes = int(ph.half.inFlight.Load())
 	case Closed:
-		s.Consecutive = int(ph.counts.run.Load())
+		s.Consecutive, _ = row(ph.counts.run.Load())
 		if w := ph.counts.rate; w != nil && !w.Stale(now) {
 			s.Calls, s.Failed, _ = w.Sum(now)
 		}
@@ -144,6 +144,7 @@ var ordinary = func() (is [edges]bool) {
 		{Closed, Open, RuleFailureRate},
 		{Closed, Open, RuleConsecutive},
 		{Closed, Open, RuleSlowRate},
+		{Closed, Open, RuleRelapse},
 		{Open, HalfOpen, RuleProbeDue},
 		{HalfOpen, Open, RuleProbeFailed},
 		{HalfOpen, Open, RuleProbeTimeout},

@@ -26,7 +26,7 @@ type phase struct {
 
 	counts *counts // of the closed state; kept while open for what it has counted in all
 
-	nominal time.Duration // of the last opening; 0: the next is a first one
+	down    time.Duration // how long, by since, it has not been closed; 0: not since it last was for a whole window
 	until   int64         // open: when a probe is due. closed: when the ramp ends
 	half    *halfOpen     // half-open: the probes
 	refusal *OpenError    // what calls get that the machine refuses
@@ -36,7 +36,7 @@ type phase struct {
 
 // counts is what one generation of the closed state has counted.
 type counts struct {
-	run  atomic.Int64   // failures in a row
+	run  atomic.Int64   // failures in a row, in runBits, and above those how many of them timed out
 	past uint64         // successes counted by the windows before
 	rate *window.Window // calls, and which failed; nil: no rule on rates
 	slow *slowCounts    // nil: no rule on slow calls
@@ -47,6 +47,19 @@ type slowCounts struct {
 	calls  *window.Window // calls, and which were slow
 	flying *inflight.Ages // calls in flight, by age
 	due    atomic.Int64   // when their ages are looked at next
+}
+
+// A run is one word, so that a success ends it with one store. The upper part wraps after
+// 65,535 timeouts in a row, when it has long said all that it can say.
+const (
+	runBits   = 48
+	runFailed = 1
+	runLate   = 1<<runBits | runFailed
+)
+
+// row returns how many calls failed in a row, and how many of those timed out.
+func row(run int64) (failed, late int) {
+	return int(min(run&(1<<runBits-1), math.MaxInt)), int(uint64(run) >> runBits)
 }
 
 // newCounts returns the counts of a generation that begins, nil older for the first.
@@ -139,6 +152,28 @@ func (p *phase) machine(now int64) (State, int64) {
 		}
 	}
 	return p.state, p.until
+}
+
+// trouble returns for how long, by now, the breaker has not been closed, all openings
+// taken together since it was closed for a whole window.
+func (p *phase) trouble(now int64) time.Duration {
+	switch d := time.Duration(now - p.since); {
+	case p.state != Closed:
+		return p.down + d
+	case d >= p.set.window:
+		return 0
+	default:
+		return p.down
+	}
+}
+
+// onTrial reports whether a call that ends now is one of the first since an opening.
+func (p *phase) onTrial(now int64) bool {
+	if !p.set.trial || p.trouble(now) == 0 {
+		return false
+	}
+	calls, _, _ := p.counts.rate.Sum(now)
+	return calls < trialCalls
 }
 
 // verdict is what a phase says to a call.

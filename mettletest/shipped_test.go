@@ -451,7 +451,7 @@ func TestRefusedIsNotUnsent(t *testing.T) {
 				open,
 			), true},
 			"the resend refused": {mettle.Compose(
-				retry.New(retry.Config{}), breaker.New(breaker.Config{Consecutive: 1}),
+				retry.New(retry.Config{}), breaker.New(breaker.Config{Consecutive: 1, OpenFor: time.Minute}),
 			), false},
 			"the fallback refused": {fallback.New(fallback.Config{
 				Run: func(ctx context.Context, _ error) error { return open.Do(ctx, succeed) },

@@ -23,13 +23,13 @@ type reference struct {
 	c     breaker.Config // with the defaults filled in
 	begun time.Time
 
-	state   breaker.State // beneath an override
-	since   time.Duration
-	until   span // open: when a probe is due
-	warm    time.Duration
-	nominal time.Duration // of the last opening; 0: the next is a first one
-	reopen  time.Duration // half-open: the nominal delay if a lease runs out
-	gen     int
+	state  breaker.State // beneath an override
+	since  time.Duration
+	until  span // open: when a probe is due
+	warm   time.Duration
+	down   time.Duration // not closed, before since; 0: never, or healthy by then
+	reopen time.Duration // half-open: the nominal delay if a lease runs out
+	gen    int
 
 	ended  []ended
 	failed int // in a row
@@ -151,7 +151,7 @@ func (r *reference) advance() {
 		switch {
 		case lease <= now && lease <= end:
 			// The delay was drawn when probing began, or is drawn now.
-			next := r.nextNominal(lease)
+			next := r.nominal(lease)
 			r.totals.timeouts++
 			r.open(lease, min(r.reopen, next), max(r.reopen, next), evidence{}, breaker.RuleProbeTimeout)
 			r.unnoticed = 1
@@ -163,15 +163,26 @@ func (r *reference) advance() {
 	}
 }
 
-func (r *reference) nextNominal(at time.Duration) time.Duration {
-	if r.nominal == 0 || r.state == breaker.Closed && at-r.since >= r.c.Window {
-		return r.c.OpenFor
+// trouble returns the time, up to the given moment, that was not spent closed since the
+// breaker last was for a whole window.
+func (r *reference) trouble(at time.Duration) time.Duration {
+	switch {
+	case r.state != breaker.Closed:
+		return r.down + at - r.since
+	case at-r.since >= r.c.Window:
+		return 0
+	default:
+		return r.down
 	}
-	return max(r.c.OpenFor, min(2*r.nominal, r.c.MaxOpenFor))
+}
+
+func (r *reference) nominal(at time.Duration) time.Duration {
+	return min(max(r.trouble(at)/5, r.c.OpenFor), r.c.MaxOpenFor)
 }
 
 // enter begins a generation, in which nothing is known yet.
 func (r *reference) enter(s breaker.State, at time.Duration) {
+	r.down = r.trouble(at)
 	r.state, r.since, r.warm = s, at, at
 	r.gen++
 	r.ended, r.failed, r.leases, r.good, r.hanging = nil, 0, nil, 0, nil
@@ -186,7 +197,6 @@ func (r *reference) look() {
 // open opens at the given moment, with a nominal delay of at least and at most so much.
 func (r *reference) open(at, least, most time.Duration, why evidence, rules ...breaker.Rule) {
 	from := r.shown()
-	r.nominal = r.nextNominal(at)
 	r.enter(breaker.Open, at)
 	most += most / 5 // the jitter
 	r.until = span{at + least, at + most}
@@ -196,7 +206,7 @@ func (r *reference) open(at, least, most time.Duration, why evidence, rules ...b
 // openNow opens for a result with the given hint, 0 for none.
 func (r *reference) openNow(hint time.Duration, why evidence, rules ...breaker.Rule) {
 	now := r.now()
-	d := r.nextNominal(now)
+	d := r.nominal(now)
 	if hint > 0 {
 		d = min(max(hint, min(100*time.Millisecond, r.c.OpenFor)), max(time.Minute, r.c.MaxOpenFor))
 	}
@@ -243,7 +253,7 @@ func (r *reference) acquire(real seen) (*ticket, error) {
 	if r.state == breaker.Open && now >= r.until.from && !forcedOpen {
 		if now >= r.until.to || real.machine == breaker.HalfOpen {
 			from := r.shown()
-			r.reopen = r.nextNominal(now)
+			r.reopen = r.nominal(now)
 			r.enter(breaker.HalfOpen, now)
 			r.show(from, span{}, evidence{}, breaker.RuleProbeDue)
 		}
@@ -356,7 +366,7 @@ func (r *reference) counted(e result, slow bool, real seen) error {
 	if r.failed++; !failed {
 		r.failed = 0
 	}
-	must, may, rules := r.judge(now, failed, slow)
+	must, may, rules := r.judge(now, e.outcome, slow)
 	if must && real.machine != breaker.Open || !may && real.machine == breaker.Open {
 		return fmt.Errorf("is %v, which %v may bring about, certain: %v", real.machine, rules, must)
 	}
@@ -405,7 +415,8 @@ func reached(bad, total int, rate float64) bool { return bad*1000 >= int(rate*10
 
 // judge says whether the call that was counted last must open the breaker, whether it
 // may, and by which rules.
-func (r *reference) judge(now time.Duration, failed, slow bool) (must, may bool, rules []breaker.Rule) {
+func (r *reference) judge(now time.Duration, o mettle.Outcome, slow bool) (must, may bool, rules []breaker.Rule) {
+	failed := o.Failed()
 	if r.c.Consecutive > 0 && r.failed >= r.c.Consecutive {
 		must, may, rules = true, true, append(rules, breaker.RuleConsecutive)
 	}
@@ -421,6 +432,13 @@ func (r *reference) judge(now time.Duration, failed, slow bool) (must, may bool,
 		if n > 0 {
 			may, rules = true, append(rules, rule)
 		}
+	}
+	if late := o == mettle.Timeout || o == mettle.Overload; late && r.c.Ramp >= 0 && r.c.FailureRate > 0 && r.trouble(now) > 0 {
+		onTrial := func(w counts) bool { return w.total <= 10 }
+		if slices.ContainsFunc(windows, onTrial) {
+			may, rules = true, append(rules, breaker.RuleRelapse)
+		}
+		must = must || !slices.ContainsFunc(windows, func(w counts) bool { return !onTrial(w) })
 	}
 	rate(breaker.RuleFailureRate, r.c.FailureRate > 0, failed, func(w counts) bool { return reached(w.bad, w.total, r.c.FailureRate) })
 	rate(breaker.RuleSlowRate, r.c.SlowCall > 0, slow, func(w counts) bool { return reached(w.slow, w.total, r.c.SlowRate) })
@@ -462,7 +480,7 @@ func (r *reference) Reset() {
 	defer r.mu.Unlock()
 	r.look()
 	r.close(evidence{}, breaker.RuleReset)
-	r.nominal = 0
+	r.down = 0
 }
 
 func (r *reference) Reconfigure(c breaker.Config) {
