@@ -165,6 +165,58 @@ func TestBodies(t *testing.T) {
 	}
 }
 
+// TestNothingBuffered has a caller who writes the second half of a body when the server
+// has got the first. It would never come if the body were read into memory before.
+//
+// Spec: W7, W13
+func TestNothingBuffered(t *testing.T) {
+	half := strings.Repeat("x", 1<<10)
+	got := make(chan struct{}, 1)
+	both(t, func(w http.ResponseWriter, r *http.Request) {
+		_, err := io.ReadFull(r.Body, make([]byte, len(half)))
+		got <- struct{}{}
+		rest, _ := io.ReadAll(r.Body)
+		if err != nil || string(rest) != half {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}, func(t *testing.T, w *wire, _ *http.Client) {
+		for name, test := range map[string]struct {
+			method string
+			length int64
+			opts   []mettlehttp.Option
+		}{
+			"no option":          {"PUT", 2 << 10, nil},
+			"above the bound":    {"PUT", 2 << 10, []mettlehttp.Option{mettlehttp.BufferBodies(2<<10 - 1)}},
+			"of unknown length":  {"PUT", -1, []mettlehttp.Option{mettlehttp.BufferBodies(1 << 20)}},
+			"may not be resent":  {"POST", 2 << 10, []mettlehttp.Option{mettlehttp.BufferBodies(1 << 20)}},
+			"unknown, by Resend": {"POST", -1, []mettlehttp.Option{mettlehttp.BufferBodies(1 << 20), mettlehttp.Resend(always)}},
+		} {
+			body, write := io.Pipe()
+			go func() {
+				io.WriteString(write, half)
+				select {
+				case <-got:
+					io.WriteString(write, half)
+				case <-time.After(5 * time.Second):
+					t.Errorf("%s: the server has not got the first half", name)
+				}
+				write.Close()
+			}()
+			req := request(t, test.method, w.url, body)
+			req.ContentLength = test.length
+			resp, err := mettlehttp.NewTransport(w.base, resend(3), test.opts...).RoundTrip(req)
+			if resp = one(t, resp, err); resp.StatusCode != http.StatusServiceUnavailable {
+				t.Errorf("%s: got %d", name, resp.StatusCode)
+			}
+			resp.Body.Close()
+		}
+	})
+}
+
+func always(*http.Request, *http.Response, bool) bool { return true }
+
 // TestSaysWhyNotResent reads the error of a request that went out once, where it is the
 // result and where hooks see it. It used to be a bare status or a broken connection.
 //

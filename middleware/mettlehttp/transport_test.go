@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"net/http"
 	"net/http/cookiejar"
@@ -345,9 +346,14 @@ func TestHost(t *testing.T) {
 func TestNothingSecretInErrors(t *testing.T) {
 	const secret = "s3cr3t"
 	var texts []string
+	logged := func(err error) string {
+		var text strings.Builder
+		slog.New(slog.NewJSONHandler(&text, nil)).Info("failed", "err", err)
+		return text.String()
+	}
 	note := mettle.PolicyFunc(func(ctx context.Context, op func(context.Context) error) error {
 		err := op(ctx)
-		texts = append(texts, fmt.Sprint(err), fmt.Sprintf("%+v", err))
+		texts = append(texts, fmt.Sprint(err), fmt.Sprintf("%+v", err), logged(err))
 		return err
 	})
 	for _, base := range []http.RoundTripper{
@@ -371,7 +377,7 @@ func TestNothingSecretInErrors(t *testing.T) {
 				resp.Body.Close()
 				continue
 			}
-			texts = append(texts, err.Error())
+			texts = append(texts, err.Error(), logged(err))
 		}
 	}
 	for _, text := range texts {
@@ -379,7 +385,7 @@ func TestNothingSecretInErrors(t *testing.T) {
 			t.Errorf("the secret is in %q", text)
 		}
 	}
-	if len(texts) < 20 || !slices.Contains(texts, "mettlehttp: 503 Service Unavailable from http://host:80") {
+	if len(texts) < 40 || !slices.Contains(texts, "mettlehttp: 503 Service Unavailable from http://host:80") {
 		t.Errorf("texts: %q", texts)
 	}
 }

@@ -3,9 +3,11 @@ package mettlehttp_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 
@@ -19,13 +21,22 @@ type (
 		http.ResponseWriter
 		pushed []string
 	}
-	plain   struct{ http.ResponseWriter }
+	plain  struct{ http.ResponseWriter }
+	sender struct { // has a fast path from a file
+		plain
+		sent []string
+	}
 	wrapper struct{ http.ResponseWriter } // of some other middleware
 )
 
 func (p *pusher) Push(target string, _ *http.PushOptions) error {
 	p.pushed = append(p.pushed, target)
 	return nil
+}
+
+func (s *sender) ReadFrom(r io.Reader) (int64, error) {
+	s.sent = append(s.sent, fmt.Sprintf("%T", r))
+	return io.Copy(s.plain, r)
 }
 
 func (w wrapper) Unwrap() http.ResponseWriter { return w.ResponseWriter }
@@ -50,6 +61,22 @@ func TestHandlerWriterOfOthers(t *testing.T) {
 	}
 	if len(p.pushed) != 2 {
 		t.Errorf("pushed %q", p.pushed)
+	}
+
+	// A file reaches the writer itself, as it must for the kernel to send it.
+	to := &sender{plain: plain{httptest.NewRecorder()}}
+	mettlehttp.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		file, err := os.Open("doc.go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		if n, err := io.Copy(w, file); n == 0 || err != nil {
+			t.Errorf("copied %d bytes, %v", n, err)
+		}
+	}), nil).ServeHTTP(to, httptest.NewRequest("GET", "/", nil))
+	if len(to.sent) != 1 || !strings.Contains(to.sent[0], "os.") {
+		t.Errorf("the writer was sent %q, want the file", to.sent)
 	}
 
 	for name, touch := range map[string]func(http.ResponseWriter){
