@@ -3,9 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -27,12 +29,16 @@ func loop(ctx context.Context, dir, command string, plan loopback.Plan) (*loopba
 	}
 	p := newProgress(os.Stderr)
 	defer p.clear()
+	p.line("simulating")
+	results, err := twins(ctx, dir, plan)
+	if err != nil {
+		return nil, err
+	}
 	rounds, left := plan.Rounds(), time.Duration(0)
 	for _, r := range rounds {
 		left += r.Lasts()
 	}
 	again := left / 4 // for rounds in which somebody else had the machine
-	var results []loopback.Result
 	var failure error
 	for i, r := range rounds {
 		tell := func(what string) {
@@ -57,10 +63,40 @@ func loop(ctx context.Context, dir, command string, plan loopback.Plan) (*loopba
 		results = append(results, best...)
 		left -= r.Lasts()
 	}
-	if len(results) == 0 {
-		return nil, failure
-	}
 	return loopback.Collect(head, results), failure
+}
+
+// twins simulates what the rounds of the plan are compared with.
+func twins(ctx context.Context, dir string, plan loopback.Plan) (results []loopback.Result, err error) {
+	tmp, err := os.MkdirTemp("", "loopback")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(tmp)
+	binary := filepath.Join(tmp, "loopback.test")
+	if _, err := output(ctx, dir, "go", "test", "-c", "-o", binary, "./loopback"); err != nil {
+		return nil, err
+	}
+	order, err := json.Marshal(plan)
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, binary, "-test.run=^TestTwin$", "-twin")
+	cmd.Stdin = bytes.NewReader(order)
+	text, err := cmd.CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("%v: %w\n%s", cmd.Args, err, text)
+	}
+	for line := range strings.Lines(string(text)) {
+		if line, ok := strings.CutPrefix(line, scorecard.ResultMark); ok {
+			var some []loopback.Result
+			if err := json.Unmarshal([]byte(line), &some); err != nil {
+				return nil, err
+			}
+			results = append(results, some...)
+		}
+	}
+	return results, nil
 }
 
 // loopbackHead is what is true of all figures.
@@ -103,17 +139,13 @@ func overLoopback(ctx context.Context, dir, command string, o options, plan loop
 		if o.dry {
 			return nil
 		}
-		return beside(dir)
+		return splice(filepath.Join(dir, resultsFile), loopbackPart, tables)
 	}
 	d, failure := loop(ctx, dir, command, plan)
 	if d == nil {
 		return failure
 	}
-	simulated, err := readScorecard(filepath.Join(dir, dataFolder, scorecardFile))
-	if err != nil {
-		return errors.Join(failure, err)
-	}
-	tables := d.Markdown(simulated)
+	tables := d.Markdown()
 	fmt.Print(tables)
 	whole := failure == nil && plan.Whole() && o.out == ""
 	switch {
@@ -132,20 +164,11 @@ func overLoopback(ctx context.Context, dir, command string, o options, plan loop
 	if !whole {
 		return failure
 	}
-	return beside(dir)
-}
-
-// beside puts into RESULTS.md what the data of that part give.
-func beside(dir string) error {
-	tables, err := loopbackTables(dir)
-	if err != nil {
-		return err
-	}
 	return splice(filepath.Join(dir, resultsFile), loopbackPart, tables)
 }
 
 // loopbackTables returns what the page has of that part, by the data in dir: nothing if
-// nobody has measured yet. It has the simulation beside it, and changes with it.
+// nobody has measured yet.
 func loopbackTables(dir string) (string, error) {
 	file := filepath.Join(dir, dataFolder, loopbackFile)
 	text, err := os.ReadFile(file)
@@ -159,9 +182,5 @@ func loopbackTables(dir string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", file, err)
 	}
-	var simulated *scorecard.Data
-	if simulated, err = readScorecard(filepath.Join(dir, dataFolder, scorecardFile)); err != nil {
-		return "", err
-	}
-	return d.Markdown(simulated), nil
+	return d.Markdown(), nil
 }

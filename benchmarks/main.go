@@ -331,7 +331,7 @@ func page(dir string, d *scorecard.Data) error {
 	if err := charts(filepath.Join(dir, chartFolder), d); err != nil {
 		return err
 	}
-	return errors.Join(splice(filepath.Join(dir, resultsFile), scorecardPart, d.Markdown()), takers(dir), beside(dir))
+	return errors.Join(splice(filepath.Join(dir, resultsFile), scorecardPart, d.Markdown()), takers(dir))
 }
 
 // takers puts into RESULTS.md who takes part in the scorecard.

@@ -9,8 +9,9 @@ import (
 
 // The protocols.
 const (
-	overHTTP = "http"
-	overGRPC = "grpc"
+	overHTTP  = "http"
+	overGRPC  = "grpc"
+	simulated = "simulated" // none: the same in virtual time
 )
 
 // attempts is how many there are at most.
@@ -31,11 +32,9 @@ const (
 // Cell is a kind of trouble over a protocol.
 type Cell struct {
 	Name string // as in S1/how=hang/proto=http
-	Twin string // the cell of the scorecard that is the same, simulated
 	World
 
-	who   []string // names of the contenders
-	judge string   // the measure by which they are compared with the simulation
+	who []string // names of the contenders
 }
 
 // World is what the processes are told of a cell. Its clock begins at the same moment in
@@ -96,16 +95,16 @@ func cells(quick bool) (all []Cell) {
 		}
 		w := fault(World{Rate: 800 * scale, Clients: clients, Down: !hang, Hang: hang},
 			long(2*time.Second, time.Second), long(5*time.Second, 3*time.Second), long(8*time.Second, 4*time.Second))
-		all = append(all, Cell{Name: "S1/how=" + how, Twin: "S1/for=5s/how=" + how + "/clients=10", World: w, judge: Lost})
+		all = append(all, Cell{Name: "S1/how=" + how, World: w})
 	}
 	w := fault(World{Rate: 500 * scale, Clients: clients, Fail: 0.3}, time.Second, long(10*time.Second, 5*time.Second), 0)
-	all = append(all, Cell{Name: "S4/p=0.3", Twin: "S4/p=0.3", World: w, judge: Possible})
+	all = append(all, Cell{Name: "S4/p=0.3", World: w})
 	w = fault(World{Rate: 300, Clients: 1, Slow: 0.01}, long(3*time.Second, time.Second), long(20*time.Second, 7*time.Second), 0)
-	all = append(all, Cell{Name: "S11/slow=1%", Twin: "S11/slow=1%/fan-out=1", World: w, judge: Cut})
+	all = append(all, Cell{Name: "S11/slow=1%", World: w})
 
 	var both []Cell
 	for _, c := range all {
-		for _, proto := range []string{overHTTP, overGRPC} {
+		for _, proto := range []string{simulated, overHTTP, overGRPC} {
 			c := c
 			c.Proto, c.Deadline, c.Attempt = proto, 500*time.Millisecond, 100*time.Millisecond
 			c.Name += "/proto=" + proto
@@ -122,10 +121,20 @@ func cells(quick bool) (all []Cell) {
 
 // Rounds returns the rounds of the plan: all cells with the first seed, then with the
 // next, so that what an interrupted run has is even.
-func (p Plan) Rounds() (rounds []Round) {
-	for seed := 1; seed <= p.Seeds; seed++ {
+func (p Plan) Rounds() []Round {
+	return p.rounds(p.Seeds, func(c Cell) bool { return c.Proto != simulated })
+}
+
+// Twins returns what is simulated to compare the rounds with. That costs next to nothing,
+// so there are more seeds of it.
+func (p Plan) Twins() []Round {
+	return p.rounds(twinSeeds, func(c Cell) bool { return c.Proto == simulated })
+}
+
+func (p Plan) rounds(seeds int, of func(Cell) bool) (rounds []Round) {
+	for seed := 1; seed <= seeds; seed++ {
 		for _, c := range cells(p.Quick) {
-			if p.wants(c.Name) {
+			if p.wants(c.Name) && of(c) {
 				c.Seed = uint64(seed)
 				rounds = append(rounds, Round{c})
 			}
@@ -136,7 +145,9 @@ func (p Plan) Rounds() (rounds []Round) {
 
 func (p Plan) wants(cell string) bool {
 	return len(p.Only) == 0 || slices.ContainsFunc(p.Only, func(only string) bool {
-		return only == cell || strings.HasPrefix(cell, only+"/")
+		// What is simulated goes with any protocol.
+		return only == cell || strings.HasPrefix(cell, only+"/") || strings.HasSuffix(cell, "/proto="+simulated) &&
+			strings.HasPrefix(only, strings.TrimSuffix(cell, simulated))
 	})
 }
 
@@ -147,8 +158,8 @@ func (p Plan) Check() error {
 			continue
 		}
 		var known []string
-		for _, c := range cells(false) {
-			known = append(known, c.Name)
+		for _, r := range (Plan{Seeds: 1}).Rounds() {
+			known = append(known, r.Name)
 		}
 		return fmt.Errorf("%q is not run over loopback, must be the beginning of one of %s", only, strings.Join(known, ", "))
 	}
@@ -162,4 +173,5 @@ func (p Plan) Whole() bool { return !p.Quick && len(p.Only) == 0 && p.Seeds >= F
 const (
 	FullSeeds  = 3
 	QuickSeeds = 1
+	twinSeeds  = 10
 )

@@ -45,6 +45,10 @@ type contender struct {
 }
 
 func (k contender) speaks(proto string) bool {
+	if proto == simulated {
+		_, ok := inScorecard(k.Name)
+		return ok
+	}
 	return k.byHand != nil || proto == overHTTP && k.http != nil || proto == overGRPC && k.grpc != nil
 }
 
@@ -52,12 +56,12 @@ func (k contender) speaks(proto string) bool {
 func contenders() []contender {
 	all := []contender{
 		{Name: "mettle", What: "mettlehttp and mettlegrpc with their standard pipeline, but for the two timeouts", http: mettleHTTP, grpc: mettleGRPC},
-		simulated("gobreaker"),
+		asSimulated("gobreaker"),
 		{Name: "failsafe", What: "failsafehttp and failsafegrpc with a retry policy, a circuit breaker that is told to count 5xx, and a timeout, as they come", http: failsafeHTTP, grpc: failsafeGRPC, total: true},
 		{Name: "failsafe-throttler", What: "the same with an adaptive throttler in place of the breaker", http: throttlerHTTP, grpc: throttlerGRPC, total: true},
 	}
 	for _, name := range []string{"go-zero", "aegis", "none", "timeout", "naive", "jitter"} {
-		all = append(all, simulated(name))
+		all = append(all, asSimulated(name))
 	}
 	return append(all,
 		contender{Name: "mettle-hedge", What: "a hedge as it comes, under a timeout, in mettlehttp and mettlegrpc", hedges: true, http: mettleHedgeHTTP, grpc: mettleHedgeGRPC},
@@ -75,10 +79,9 @@ func find(name string) (contender, bool) {
 	return all[i], true
 }
 
-// simulated returns a contender of the scorecard, whose code makes attempts of any kind.
-func simulated(name string) contender {
-	all := scorecard.Contenders()
-	k := all[slices.IndexFunc(all, func(k scorecard.Contender) bool { return k.Name == name })]
+// asSimulated returns a contender of the scorecard, whose code makes attempts of any kind.
+func asSimulated(name string) contender {
+	k, _ := inScorecard(name)
 	return contender{Name: k.Name, What: k.What, byHand: k.New}
 }
 

@@ -35,14 +35,20 @@ func (d *Data) add(cell, contender, measure string, v float64) {
 	d.Values[k] = append(d.Values[k], v)
 }
 
-// of returns the median over the seeds, and half the distance of the best and the worst.
-func (d *Data) of(cell, contender, measure string) (median, half float64, ok bool) {
+// stat is a measure over all seeds.
+type stat struct{ median, low, high float64 }
+
+// half is half the distance of the best and the worst.
+func (s stat) half() float64 { return (s.high - s.low) / 2 }
+
+// of returns the figure of a contender, false if there is none.
+func (d *Data) of(cell, contender, measure string) (s stat, ok bool) {
 	values := slices.Sorted(slices.Values(d.Values[scorecard.Key{Cell: cell, Contender: contender, Measure: measure}]))
 	n := len(values)
 	if n == 0 {
-		return 0, 0, false
+		return s, false
 	}
-	return (values[(n-1)/2] + values[n/2]) / 2, (values[n-1] - values[0]) / 2, true
+	return stat{(values[(n-1)/2] + values[n/2]) / 2, values[0], values[n-1]}, true
 }
 
 // worst returns the highest value of a measure.

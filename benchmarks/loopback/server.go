@@ -39,7 +39,7 @@ type server struct {
 	begin time.Time
 
 	mu    sync.Mutex
-	plant *sim.Server // nil: any number of workers, some of whom are slow
+	model *sim.Server // nil: any number of workers, some of whom are slow
 	sends map[int]int // attempts, by request
 	seen  int
 }
@@ -52,11 +52,7 @@ func serve(in *json.Decoder, out *json.Encoder) error {
 		return err
 	}
 	if s.Slow == 0 {
-		s.plant = sim.NewPlant()
-		s.plant.Workers, s.plant.Queue = workers, queue
-		if s.Fail > 0 {
-			s.plant.Fail = sim.Pulse(0, s.Fail, s.From, s.To-s.From)
-		}
+		s.model = s.plant()
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -110,8 +106,8 @@ func (s *server) work(ctx context.Context, request int) bool {
 	s.seen++
 	d := sim.Draw{Seed: s.Seed, Request: request, Attempt: s.sends[request]}
 	var reply sim.Reply
-	if s.plant != nil {
-		reply = s.plant.Accept(now, d)
+	if s.model != nil {
+		reply = s.model.Accept(now, d)
 	} else {
 		reply.At = now + s.tail(d)
 	}
@@ -126,12 +122,22 @@ func (s *server) work(ctx context.Context, request int) bool {
 	return reply.Kind == sim.OK
 }
 
-// tail is how long an answer takes where a part of them is slow, as in the simulation.
-func (s *server) tail(d sim.Draw) time.Duration {
+// plant returns the server of w.
+func (w World) plant() *sim.Server {
+	s := sim.NewPlant()
+	s.Workers, s.Queue = workers, queue
+	if w.Fail > 0 {
+		s.Fail = sim.Pulse(0, w.Fail, w.From, w.To-w.From)
+	}
+	return s
+}
+
+// tail is how long an answer takes where a part of them is slow, as in the scorecard.
+func (w World) tail(d sim.Draw) time.Duration {
 	d.Purpose = sim.ForService
 	took := 0.010 * d.Lognormal(0.3)
 	d.Purpose = sim.ForSpare
-	if d.Uniform() < s.Slow {
+	if d.Uniform() < w.Slow {
 		took *= 10
 	}
 	return time.Duration(took * 1e9)
