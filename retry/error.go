@@ -19,7 +19,8 @@ import (
 var (
 	// ErrExhausted: MaxAttempts attempts have failed.
 	ErrExhausted = errors.New("retry: attempts exhausted")
-	// ErrDeadline: the wait would end at or past the deadline of the context.
+	// ErrDeadline: the wait would end at or past the deadline of the context, or leave less
+	// time before it than an attempt usually takes.
 	ErrDeadline = errors.New("retry: no time before the deadline")
 	// ErrElapsed: the wait would end at or past MaxElapsed.
 	ErrElapsed = errors.New("retry: no time before MaxElapsed")

@@ -34,6 +34,17 @@
 // the same time would all come at once. A failure that has a method RetryExactly() bool
 // as well, which returns true, sets the wait: that long and neither shorter nor longer,
 // whatever the Backoff says. So it is with the pushback of a gRPC server (gRFC A6).
+//
+// # Deadlines
+//
+// No wait is begun that would end at the deadline of the context or later. Nor is one that
+// would leave less time than an attempt usually takes: what is more likely than not to be
+// given up is work for nothing, here and wherever it is passed on to. What is usual is the
+// median of the attempts of the last minute that succeeded, of up to a hundred in a second,
+// and at most a sixteenth too long; until there are twenty, nothing is taken for usual. So a
+// Retrier should be for calls that take about as long: where most of them take a second,
+// the few that take a millisecond are not resent within the last second. The first attempt
+// of a call is always made.
 package retry
 
 import (
@@ -174,6 +185,7 @@ type Retrier struct {
 	_        [64]byte // counters are written by every call, the fields above only read
 	counters counters
 	recent   recent
+	usual    usual
 }
 
 var (
@@ -203,6 +215,7 @@ func New(c Config) *Retrier {
 		labels:        newLabels(c.Name),
 	}
 	r.recent.begin(r.clock.Now())
+	r.usual.begin(r.clock.Now())
 	if r.maxAttempts == 0 {
 		r.maxAttempts = defaultMaxAttempts
 	}
@@ -273,8 +286,9 @@ type call struct {
 	now      clock.Instant   // the time, where nothing has taken any since it was read; else Unknown
 	start    int64           // reading of the clock; all calls pay for it, or Elapsed would miss the first attempt
 	n        int             // the attempt that runs or ran last, from 1; 0: the call is inside another's attempt
-	attempt  int64           // the clock when attempt n began, if it is traced
+	attempt  int64           // the clock when attempt n began
 	traced   bool            // whether the end of attempt n is to be told
+	sample   bool            // whether attempt n counts for what is usual, if it is a success
 	prev     time.Duration   // what the backoff said last
 	failure  error           // the last failure of the dependency, nil while there is none
 	own      error           // the last error of op, nil where that is the error of attempt n
@@ -295,6 +309,7 @@ func (c *call) begin() context.Context {
 	}
 	c.now = c.now.OrNow()
 	c.start, c.n = c.r.clock.At(c.now), 1
+	c.attempt, c.sample = c.start, c.r.usual.counts(c.start)
 	c.charged, c.paid = mettle.Ignored, mettle.Ignored
 	attempt := mettle.WithAttempt(c.ctx, 1)
 	c.trace = mettle.ContextTrace(attempt)
@@ -309,6 +324,10 @@ func (c *call) settle(attempt context.Context, err error) (next context.Context,
 		return nil, err
 	case err == nil:
 		c.r.budget.succeeded(c.charged)
+		if c.sample {
+			c.now = c.now.OrNow()
+			c.r.usual.add(c.attempt, c.r.clock.At(c.now))
+		}
 		return nil, nil
 	}
 	c.now = clock.Unknown
@@ -316,6 +335,8 @@ func (c *call) settle(attempt context.Context, err error) (next context.Context,
 		return nil, end
 	}
 	c.n++
+	c.attempt = c.r.clock.Now()
+	c.sample = c.r.usual.counts(c.attempt)
 	return mettle.WithAttempt(c.ctx, c.n), nil
 }
 
@@ -327,6 +348,7 @@ func (c *call) direct(ctx context.Context, op func(context.Context) error) error
 	err := errAborted
 	defer func() { c.ended(ctx, err) }()
 	c.started(ctx)
+	c.now = clock.Unknown
 	err = op(ctx)
 	return err
 }
@@ -445,8 +467,11 @@ func (c *call) judge(err error, outcome mettle.Outcome) (delay time.Duration, en
 	if !ok {
 		return 0, c.stop(stopRetryAfter, ErrRetryAfter, err, outcome)
 	}
-	if deadline, ok := c.ctx.Deadline(); ok && delay >= time.Until(deadline) {
-		return 0, c.stop(stopDeadline, ErrDeadline, err, outcome)
+	if deadline, ok := c.ctx.Deadline(); ok {
+		left := time.Until(deadline) - delay
+		if left <= 0 || left < r.usual.at(r.clock.Now()) {
+			return 0, c.stop(stopDeadline, ErrDeadline, err, outcome)
+		}
 	}
 	if r.maxElapsed > 0 && delay >= r.maxElapsed-c.elapsed() {
 		return 0, c.stop(stopElapsed, ErrElapsed, err, outcome)

@@ -3,6 +3,7 @@ package retry
 import (
 	"log/slog"
 	"sync/atomic"
+	"time"
 
 	"github.com/mettle-go/mettle"
 )
@@ -30,6 +31,10 @@ type Stats struct {
 	// without resends. It is estimated where nothing failed for longer than a second: no
 	// call that succeeds at once pays for it.
 	Amplification float64
+	// Usual is how long an attempt that succeeds usually takes, the median of the last minute,
+	// which is to be left before the deadline when an attempt begins that is not the first. It
+	// is 0 while that is not known.
+	Usual time.Duration
 }
 
 // Stats returns the counts so far. It changes nothing.
@@ -53,6 +58,7 @@ func (r *Retrier) Stats() Stats {
 		Context:       c.stops[stopContext].Load(),
 		NotRetryable:  c.stops[stopNotRetryable].Load(),
 		PassedThrough: c.passed.Load(),
+		Usual:         r.usual.at(r.clock.Now()),
 	}
 }
 
