@@ -109,8 +109,8 @@ func TestHostileServer(t *testing.T) {
 		code  codes.Code
 		times int32 // sent, in all
 	}{
-		{"a page, and no gRPC", func(w http.ResponseWriter) { http.Error(w, "down for maintenance", 503) }, codes.Unavailable, 3},
-		{"a page that is missing", func(w http.ResponseWriter) { http.Error(w, "no", 404) }, codes.Unimplemented, 1},
+		{"a page, and no gRPC", func(w http.ResponseWriter) { http.Error(w, "down for maintenance", http.StatusServiceUnavailable) }, codes.Unavailable, 3},
+		{"a page that is missing", func(w http.ResponseWriter) { http.Error(w, "no", http.StatusNotFound) }, codes.Unimplemented, 1},
 		{"a page that is endless", func(w http.ResponseWriter) {
 			for page := bytes.Repeat([]byte("x"), 1<<16); ; {
 				if _, err := w.Write(page); err != nil {

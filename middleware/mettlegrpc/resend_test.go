@@ -376,7 +376,7 @@ func TestBuiltInRetryMultiplies(t *testing.T) {
 // A slow call is sent again, the first answer wins and the loser is cancelled; nothing of
 // it is seen, and nothing is left.
 //
-// Spec: G11, G4
+// Spec: G11, G4, G1
 func TestHedge(t *testing.T) {
 	bubble(t, "a slow first", func(t *testing.T) {
 		w := new(witness)
@@ -412,11 +412,20 @@ func TestHedge(t *testing.T) {
 		s.unary = func(_ context.Context, _ *pb.SimpleRequest) (*pb.SimpleResponse, error) {
 			n := s.calls.Load()
 			time.Sleep(time.Duration(n) * 2 * time.Second)
-			return nil, status.Error([]codes.Code{codes.Unavailable, codes.Internal}[n-1], fmt.Sprint(n))
+			st, err := status.New([]codes.Code{codes.Unavailable, codes.Internal}[n-1], fmt.Sprint("number ", n)).
+				WithDetails(&errdetails.ErrorInfo{Reason: fmt.Sprint(n)})
+			return nil, errors.Join(err, st.Err())
 		}
 		c := pb.NewTestServiceClient(setup{memory: true}.connect(t, hedge.New(hedge.Config{After: time.Second}), s))
 		_, err := c.UnaryCall(t.Context(), &pb.SimpleRequest{})
-		assert.Equal(t, codes.Internal, status.Code(err), "that of the last: %v", err)
+		st := status.Convert(err)
+		assert.Equal(t, codes.Internal, st.Code(), "that of the last: %v", err)
+		require.Len(t, st.Details(), 1)
+		assert.Equal(t, "2", st.Details()[0].(*errdetails.ErrorInfo).Reason)
+		for _, n := range []string{"number 1", "number 2"} {
+			assert.Contains(t, st.Message(), n)
+		}
+		assert.ErrorAs(t, err, new(*hedge.Error), "what it wraps is kept")
 		assert.EqualValues(t, 2, s.calls.Load())
 	})
 	bubble(t, "an answer about the request is one", func(t *testing.T) {
