@@ -323,6 +323,11 @@ func score(ctx context.Context, dir, command string, o options, plan scorecard.P
 		return err
 	}
 	fmt.Fprintln(os.Stderr, "figures are in", data)
+	// The page is made of what is written, which has fewer digits.
+	d, err := readScorecard(data)
+	if err != nil {
+		return err
+	}
 	return page(dir, d)
 }
 
