@@ -92,8 +92,8 @@ func Plots() []Dots {
 			Bounds: []Bound{{resent(0.1), "S4/p=0.1"}, {resent(0.3), "S4/p=0.3"}, {resent(0.5), "S4/p=0.5"}, {resent(0.9), "S4/p=0.9"}}, BoundName: "λ(1-p³)",
 		},
 		{
-			File: "s5.svg", Title: "S5: one of ten shards is dead", Measure: Others, Label: "success on the other nine",
-			Cells: []string{"S5/keys=known/how=hang", "S5/keys=unknown/how=hang"}, Names: []string{"protected one by one", "as one"}, Limit: 0.99, LimitName: "bar",
+			File: "s5.svg", Title: "S5: one of ten shards is dead, with protection for each or for all", Measure: Others, Label: "success on the other nine",
+			Cells: []string{"S5/keys=known/how=hang", "S5/keys=unknown/how=hang"}, Names: []string{"one for each", "one for all"}, Limit: 0.99, LimitName: "bar",
 		},
 		{
 			File: "s7.svg", Title: "S7: load up, and down again", Measure: Width, Label: "rates at which the server stays down, over those possible",

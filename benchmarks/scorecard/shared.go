@@ -321,7 +321,10 @@ func correlated() Scenario {
 			for at := from; at+time.Second <= t.to; at += sim.Bin {
 				most = max(most, sim.Sum(t.Sent, at, at+time.Second))
 			}
-			m[Peak] = float64(most) / max(float64(sim.Sum(t.Sent, from, t.to))/(t.to-from).Seconds(), 1)
+			// Who hardly sends anything has a peak that says nothing.
+			if mean := float64(sim.Sum(t.Sent, from, t.to)) / (t.to - from).Seconds(); mean >= 2 {
+				m[Peak] = float64(most) / mean
+			}
 			return m
 		},
 	}}

@@ -30,8 +30,8 @@ var stories = map[string]string{
 // and what will be done. It is shown where the figures say that it is so.
 var behind = map[string]string{
 	"S0": "Whoever resends without a budget gets through what ours leaves when chance has emptied the budget. That is the price of never sending much more than a tenth too much, and nothing will be done about it.",
-	"S1": "A library that keeps calling a server which refuses at once is there when it is back, without a pause between probes to wait for; where calls hang, the same keeps the server from coming back. " +
-		"A probe ten times a second would halve the difference and break the bar of S2, so nothing will be done about what is left.",
+	"S1": "Who goes on calling is there when the server is back, be it a library that never stops or one that sees too few calls in each client to stop, and ours waits for its next probe. " +
+		"Where calls hang and many are resent, going on is what keeps the server from coming back. Probes that are ten times as frequent would halve the difference and break the bar of S2, so nothing will be done about what is left.",
 	"S2": "Ours finds the end of the outage by a probe at most a second later, and one that does not stop calling finds it at once, at the price of a call for every request in the ten minutes. Nothing will be done about that second.",
 	"S4": "Those in front resend whatever fails, as often as three attempts allow, and here the server has the room for it. It is the same ones that keep a server down in S1, where calls hang, and in S7. " +
 		"What a budget leaves is what keeps it from that, and it can be had by a higher `Ratio`. Where nine in ten fail, a breaker that opens lets next to nothing through, and who only thins out the calls more: " +
