@@ -94,10 +94,12 @@ func New(c Config) *World {
 // for each client. It returns what was recorded, when all calls have ended.
 func (w *World) Run(callers []Caller) *Record {
 	w.callers = callers
+	w.requests.Add(1) // for all that are to come: Add must not meet Wait when there are none
 	w.mu.Lock()
 	w.expect()
 	w.mu.Unlock()
 	time.Sleep(w.Until - w.Now())
+	w.requests.Done()
 
 	ended := make(chan struct{})
 	go func() {
