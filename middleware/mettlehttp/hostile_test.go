@@ -133,6 +133,10 @@ func TestHostileServer(t *testing.T) {
 // FuzzServer has a server say anything, once for each attempt. Whatever it is, the result
 // is one of a response and an error, and nothing is left behind in the bubble.
 //
+// Which code runs depends on the scheduler too, so that an input which go test takes for a
+// new one may not be so again. It then looks in vain for a shorter one, for up to a minute
+// in which it seems to hang: give it -fuzzminimizetime 1x.
+//
 // Spec: W1, W5, W15
 func FuzzServer(f *testing.F) {
 	for _, s := range []string{
