@@ -78,7 +78,8 @@ func policy(name string) mettle.Policy {
 	}
 	return mettle.Compose(
 		timeout.New(timeout.Config{After: totalTimeout}),
-		retry.New(retry.Config{MaxAttempts: 3, Backoff: retry.Constant(backoff)}),
+		// Its budget starts full: a new one would let a timeout be followed by one attempt.
+		retry.New(retry.Config{MaxAttempts: 3, Backoff: retry.Constant(backoff), Budget: retry.NewBudget(retry.BudgetConfig{Start: 10})}),
 		timeout.New(timeout.Config{After: attemptTimeout}),
 	)
 }
