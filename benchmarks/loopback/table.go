@@ -20,12 +20,12 @@ type verdict struct {
 
 var verdicts = []verdict{
 	{
-		"S1/how=fast", "S1: an outage of 5 s in which calls fail at once", Lost, true, 0.1, "requests lost over those during the outage",
+		"S1/how=fast", "S1: an outage in which calls fail at once", Lost, true, 0.1, "requests lost over those during the outage",
 		"Over gRPC, failsafe-go's retry policy takes a refusal by its own throttler for the end, after which it makes another attempt over HTTP and in the simulation. " +
 			"Simulated like that, it loses 1.8 here, 1.6 where calls hang, and has 1.1 in S4. Whoever resends without a budget stays down after an outage or recovers by chance: hence the width of naive and jitter.",
 	},
 	{
-		"S1/how=hang", "S1: an outage of 5 s in which calls hang", Lost, true, 0.1, "requests lost over those during the outage",
+		"S1/how=hang", "S1: an outage in which calls hang", Lost, true, 0.1, "requests lost over those during the outage",
 		"What is said above of failsafe-go's throttler, and of chance, holds here too.",
 	},
 	{
