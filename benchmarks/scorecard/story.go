@@ -44,5 +44,6 @@ var behind = map[string]string{
 	"S9":  "Calls fail at once here, so whoever goes on calling through the minute has the first answer, and ours waits for its next probe. It would be another matter if calls hung: that is S1.",
 	"S12": "There are 115 calls in flight on average, and the bulkhead as it comes has room for 100. With one that is sized for them nothing is missing, and a limit that finds itself will come with overload control.",
 	"S13": "As in S4: those in front resend whatever fails, and the server has the room for it. Where nine in ten fail, those are in front that do not notice.",
-	"S16": "Who makes one attempt at each hop loses nothing to attempts that take the place of another and come too late. A retry that knows how long an attempt usually takes would leave those, and that is the next thing to be tried.",
+	"S16": "Who makes one attempt at each hop loses nothing to attempts that take the place of another. Ours leaves a resend for which less time is left than an attempt usually takes, " +
+		"but one hop does not know what the next will need: a deadline that leaves each its share is what is to be tried next.",
 }
