@@ -54,7 +54,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
@@ -156,7 +155,8 @@ type Hedge struct {
 
 	_        [64]byte // what follows is written, the fields above only read
 	counters counters
-	vain     atomic.Int64 // calls hedged for a live delay that were not helped, less those helped, in [0, patience]
+	early    atomic.Uint64 // calls answered before the delay while hedges were rare
+	vain     atomic.Int64  // calls hedged for a live delay that were not helped, less those helped, in [0, patience]
 }
 
 var (
@@ -268,7 +268,7 @@ func (h *Hedge) delay(now int64) time.Duration {
 
 // earn pays for hedges, in reward of a call that was answered before the delay.
 func (h *Hedge) earn() {
-	if !h.rare() || rand.Uint32N(rarely) == 0 {
+	if !h.rare() || h.early.Add(1)%rarely == 0 {
 		h.own.Deposit()
 	}
 }
