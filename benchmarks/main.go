@@ -38,7 +38,7 @@ scorecard does not depend on how fast the machine is, or how busy.
 
 Examples:
 
-  go run ./benchmarks                   everything, about forty minutes
+  go run ./benchmarks                   everything, three quarters of an hour
   go run ./benchmarks -quick            a part of the scorecard, about two minutes
   go run ./benchmarks -only S4          all of one scenario
   go run ./benchmarks -only overhead    overhead, about ten minutes
