@@ -23,15 +23,15 @@ func (e several) Error() string   { return "several" }
 func (e several) Unwrap() []error { return e }
 
 var (
-	left, right, last = errors.New("left"), errors.New("right"), errors.New("last")
-	pair              = fmt.Errorf("pair: %w, %w", left, right)
-	tree              = several{nil, pair, nil, last}
+	errLeft, errRight, errLast = errors.New("left"), errors.New("right"), errors.New("last")
+	errPair                    = fmt.Errorf("pair: %w, %w", errLeft, errRight)
+	tree                       = several{nil, errPair, nil, errLast}
 )
 
 // The order is that of package errors: an error before what it wraps, and branches from
 // first to last. Nothing is visited after the one at which visit is content.
 func TestWalk(t *testing.T) {
-	whole := []error{tree, pair, left, right, last}
+	whole := []error{tree, errPair, errLeft, errRight, errLast}
 	for n := 0; n <= len(whole); n++ {
 		var seen []error
 		found := Walk(tree, func(err error) bool {
@@ -61,13 +61,13 @@ func TestPermanent(t *testing.T) {
 		want bool
 	}{
 		{nil, false},
-		{last, false},
+		{errLast, false},
 		{marked{permanent: true}, true},
 		{marked{permanent: false}, false},
 		{marked{permanent: false, inner: marked{permanent: true}}, true},
 		{fmt.Errorf("wrapped: %w", marked{permanent: true}), true},
-		{several{nil, last, marked{}, marked{permanent: true}}, true},
-		{errors.Join(left, several{right, fmt.Errorf("deep: %w", marked{permanent: true})}), true},
+		{several{nil, errLast, marked{}, marked{permanent: true}}, true},
+		{errors.Join(errLeft, several{errRight, fmt.Errorf("deep: %w", marked{permanent: true})}), true},
 		{several{}, false},
 	} {
 		if got := Permanent(c.err); got != c.want {
