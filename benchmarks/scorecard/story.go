@@ -6,9 +6,9 @@ var stories = map[string]string{
 	"S0": "Nothing is wrong but for a few calls that fail by themselves, so that whoever opens or refuses does harm for nothing. A breaker that counts one failure, " +
 		"or few calls, takes chance for trouble, and at 0.9 of the capacity every attempt beyond the requests brings the queue nearer to the timeout. Nothing needs to be set: keep `MinCalls` of the breaker and the budget.",
 	"S1": "The server is gone for 0.2 s to 30 s, with calls that fail at once or hang, and comes back. What is lost beyond the outage itself is lost by probing too late after it " +
-		"and, where calls hang, by resending until a server that is back works for nobody but those who have hung up. Set `OpenFor` and `MaxOpenFor` of the breaker, 100 ms and 1 s as they come, by how late you can afford to notice, and keep the budget.",
-	"S2": "The server is gone for ten minutes, in which every delay has grown to its longest. The end is noticed after half the longest pause between probes on average, at a cost that is the inverse of it, " +
-		"and the beginning after as many failures in a row as are beyond chance, which are five when all was well before. Set `MaxOpenFor`, and `SlowCall` where calls that hang are to be found out before they time out.",
+		"and, where calls hang, by resending until a server that is back works for nobody but those who have hung up. Set `OpenFor` and `MaxOpenFor` of the breaker, 50 ms and 1.5 s as they come, by how late you can afford to notice, and keep the budget.",
+	"S2": "The server is gone for ten minutes, in which every pause between probes has grown to its longest. The end is noticed after half of that on average, at a cost that is the inverse of it, " +
+		"and the beginning after as many failures in a row as are beyond chance, which are ten when all was well before, or five timeouts. Set `MaxOpenFor`, and `SlowCall` where calls that hang are to be found out before they time out.",
 	"S4": "A part of all calls fails whatever anybody does, and to resend is worth it as long as the server has room. A breaker that opens throws away what would have succeeded, which is why ours waits for eight in ten to fail; " +
 		"and a budget gives up most of what resending could gain, the dotted lines, so as never to send much more than a tenth too much. Raise `Ratio` of the budget where the server has room to spare, and turn the rules of the breaker off where one answer in ten is better than none.",
 	"S5": "One of ten shards is dead. A breaker for all of them sees a tenth of all calls fail, which is no reason to open, and one for each stops calling the dead one. Use a `breaker.Group`, or the pipeline that mettlehttp makes for each host.",
@@ -31,8 +31,8 @@ var stories = map[string]string{
 var behind = map[string]string{
 	"S0": "Whoever resends without a budget gets through what ours leaves when chance has emptied the budget. That is the price of never sending much more than a tenth too much, and nothing will be done about it.",
 	"S1": "Who goes on calling is there when the server is back, be it a library that never stops or one that sees too few calls in each client to stop, and ours waits for its next probe. " +
-		"Where calls hang and many are resent, going on is what keeps the server from coming back. Probes that are ten times as frequent would halve the difference and break the bar of S2, so nothing will be done about what is left.",
-	"S2": "Ours finds the end of the outage by a probe at most a second later, and one that does not stop calling finds it at once, at the price of a call for every request in the ten minutes. Nothing will be done about that second.",
+		"Where calls hang and many are resent, going on is what keeps the server from coming back. A pause is a fifth of how long the outage has lasted, and shorter ones would send more to a server that is gone, so nothing will be done about what is left.",
+	"S2": "Ours finds the end of the outage by a probe, at most `MaxOpenFor` and a fifth later, and one that does not stop calling finds it at once, at the price of a call for every request in the ten minutes. Nothing will be done about that.",
 	"S4": "Those in front resend whatever fails, as often as three attempts allow, and here the server has the room for it. It is the same ones that keep a server down in S1, where calls hang, and in S7. " +
 		"What a budget leaves is what keeps it from that, and it can be had by a higher `Ratio`. Where nine in ten fail, a breaker that opens lets next to nothing through, and who only thins out the calls more: " +
 		"that will be looked at again with overload control, which can tell a server that fails from one that has too much to do.",
