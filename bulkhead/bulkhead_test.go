@@ -84,11 +84,11 @@ func wantIdle(t testing.TB, b limiter) {
 
 func TestZeroConfig(t *testing.T) {
 	b := bulkhead.New(bulkhead.Config{})
-	hold(t, b, 100)
+	hold(t, b, 200)
 	if err := b.Do(bg, noop); !errors.Is(err, bulkhead.ErrFull) {
-		t.Errorf("call 101: got %v, want ErrFull at once", err)
+		t.Errorf("call 201: got %v, want ErrFull at once", err)
 	}
-	if s := b.Stats(); s.Limit != 100 || s.MaxQueue != 0 || s.Refused != 1 {
+	if s := b.Stats(); s.Limit != 200 || s.MaxQueue != 0 || s.Refused != 1 {
 		t.Errorf("got %+v", s)
 	}
 }

@@ -33,7 +33,7 @@ type PoolConfig struct {
 	Name string
 
 	// Limit is how many calls of the pool may be in flight at once, not counting those
-	// in room that it borrows. Zero: 100.
+	// in room that it borrows. Zero: 200.
 	Limit int
 
 	// Lend is how many of Limit pools of higher priority may use while this one does not,

@@ -79,7 +79,7 @@ func TestPartitionConfigIsValidatedWhole(t *testing.T) {
 	type pools = []bulkhead.PoolConfig
 	for _, c := range []config{
 		{Pools: pools{{Name: "a"}}},
-		{Name: "x", Pools: pools{{Name: "a", Limit: 1, MaxQueue: 1, MaxWait: 1, Order: bulkhead.LIFO}, {Name: "b", Limit: 2, Lend: 2}, {Name: "c", Lend: 100}}},
+		{Name: "x", Pools: pools{{Name: "a", Limit: 1, MaxQueue: 1, MaxWait: 1, Order: bulkhead.LIFO}, {Name: "b", Limit: 2, Lend: 2}, {Name: "c", Lend: 200}}},
 		{Pools: pools{{Name: "a", Limit: math.MaxInt32 - 1}, {Name: "b", Limit: 1}}},
 	} {
 		if err := c.Validate(); err != nil {
@@ -90,7 +90,7 @@ func TestPartitionConfigIsValidatedWhole(t *testing.T) {
 
 	bad := config{Pools: pools{
 		{Name: "a", Limit: -1, MaxQueue: -2, Lend: 1},
-		{MaxWait: -3 * time.Second, Lend: 101},
+		{MaxWait: -3 * time.Second, Lend: 201},
 		{Name: "a", Order: 7, Lend: -4, Limit: 9},
 		{Name: "b", Limit: math.MaxInt32},
 	}}
@@ -104,11 +104,11 @@ func TestPartitionConfigIsValidatedWhole(t *testing.T) {
 		`bulkhead: Pools[0].Lend is 1, must be zero: the first pool has the highest priority and none to lend to`,
 		`bulkhead: Pools[1].MaxWait is -3s, must be positive, or zero for no waiting`,
 		`bulkhead: Pools[1].Name is empty, must be what the pool is known by`,
-		`bulkhead: Pools[1].Lend is 101, must be between 0 and Limit, which is 100`,
+		`bulkhead: Pools[1].Lend is 201, must be between 0 and Limit, which is 200`,
 		`bulkhead: Pools[2].Order is order(7), must be FIFO or LIFO`,
 		`bulkhead: Pools[2].Lend is -4, must be between 0 and Limit, which is 9`,
 		`bulkhead: Pools[2].Name is "a", must be different from that of Pools[0]`,
-		`bulkhead: Pools have limits of 2147483756 together, must be at most 2147483647`,
+		`bulkhead: Pools have limits of 2147483856 together, must be at most 2147483647`,
 	}
 	if got := err.Error(); got != strings.Join(want, "\n") {
 		t.Errorf("got\n%s\nwant\n%s", got, strings.Join(want, "\n"))

@@ -25,7 +25,7 @@ import (
 // a client that went away is ignored.
 //
 // The handler runs at most once for a call, whatever p would have. A nil p is a bulkhead
-// with its defaults: 100 calls at once, and nobody waits. One that holds a nil pointer panics.
+// with its defaults: 200 calls at once, and nobody waits. One that holds a nil pointer panics.
 func UnaryServerInterceptor(p mettle.Policy, opts ...Option) grpc.UnaryServerInterceptor {
 	p = serverPolicy(p)
 	o := newOptions(opts)

@@ -319,13 +319,13 @@ func TestDefaults(t *testing.T) {
 	}}
 	c := pb.NewTestServiceClient(wearing(nil).connect(t, direct, s))
 	var calls sync.WaitGroup
-	for range 100 {
+	for range 200 {
 		calls.Go(func() {
 			_, err := c.UnaryCall(t.Context(), &pb.SimpleRequest{})
 			assert.NoError(t, err)
 		})
 	}
-	for range 100 {
+	for range 200 {
 		<-begun
 	}
 	_, err := c.UnaryCall(t.Context(), &pb.SimpleRequest{})

@@ -17,7 +17,7 @@ import (
 )
 
 // NewHandler returns a handler that runs every request to next under p. A nil p is a
-// bulkhead with its defaults: 100 requests at once, and nobody waits. NewHandler panics
+// bulkhead with its defaults: 200 requests at once, and nobody waits. NewHandler panics
 // when next is nil, and when p holds a nil pointer or function or has come with [Named].
 //
 // A request that p refuses is answered before next runs: with 503, or what

@@ -44,14 +44,14 @@ func TestCompartments(t *testing.T) {
 		release := make(chan struct{})
 		hang := func(context.Context) error { <-release; return nil }
 		bad := hostContext(t.Context(), "bad")
-		for range 100 {
+		for range 200 {
 			go p.Do(bad, hang)
 		}
 		synctest.Wait()
 		err := p.Do(bad, pass)
 		var full *bulkhead.FullError
 		if !errors.As(err, &full) || full.Name != "http host[bad]" {
-			t.Errorf("host 101 times in flight: %v", err)
+			t.Errorf("host 201 times in flight: %v", err)
 		}
 		// Many hosts, one after the other, are never more than the bound.
 		for i := range 100 {
@@ -71,7 +71,7 @@ func TestCompartments(t *testing.T) {
 			t.Errorf("%d in the bulkhead of the rest, want 2", n)
 		}
 		metrics := observe(p)
-		if metrics["mettle.bulkhead.in_flight"] != 104 || metrics["mettle.bulkhead.rejected"] != 1 {
+		if metrics["mettle.bulkhead.in_flight"] != 204 || metrics["mettle.bulkhead.rejected"] != 1 {
 			t.Errorf("metrics: %v", metrics)
 		}
 		close(release)
@@ -83,7 +83,7 @@ func TestCompartments(t *testing.T) {
 		}
 		metrics = observe(p)
 		if p.hosts["bad"] != nil || metrics["mettle.bulkhead.in_flight"] != 0 ||
-			metrics["mettle.bulkhead.rejected"] != 1 || metrics["mettle.retry.attempts"] != 100+1+100+4+4 {
+			metrics["mettle.bulkhead.rejected"] != 1 || metrics["mettle.retry.attempts"] != 200+1+100+4+4 {
 			t.Errorf("metrics: %v", metrics)
 		}
 	})
@@ -164,7 +164,7 @@ func TestGauges(t *testing.T) {
 	} {
 		do()
 		m := observe(p)
-		want := []float64{0, 100, 100, 200}[i]
+		want := []float64{0, 200, 200, 400}[i]
 		tokens := []float64{0, 2.1, 2.1, 4.2}[i] // a call has succeeded
 		if m["mettle.bulkhead.limit"] != want || math.Abs(m["mettle.retry.budget_tokens"]-tokens) > 0.01 {
 			t.Errorf("step %d: limit %v, tokens %v; want %v and %v",
