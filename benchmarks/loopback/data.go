@@ -62,7 +62,8 @@ func (d *Data) worst(measure string) (most float64) {
 }
 
 // Write writes d as text that Read reads and benchstat can read: the Go benchmark format,
-// with a line for each seed.
+// with a line for each seed. A measure that not every seed has, such as how long answers
+// took where there were none, is in the first of the lines.
 func (d *Data) Write(w io.Writer) error {
 	out := bufio.NewWriter(w)
 	for _, line := range d.Head {
@@ -78,11 +79,19 @@ func (d *Data) Write(w io.Writer) error {
 		return cmp.Or(cmp.Compare(place(a.cell), place(b.cell)), cmp.Compare(rank(a.contender), rank(b.contender)))
 	}) {
 		names := slices.Sorted(slices.Values(measures[r]))
-		for i := range d.Values[scorecard.Key{Cell: r.cell, Contender: r.contender, Measure: names[0]}] {
+		values := func(m string) []float64 {
+			return d.Values[scorecard.Key{Cell: r.cell, Contender: r.contender, Measure: m}]
+		}
+		seeds := 0
+		for _, m := range names {
+			seeds = max(seeds, len(values(m)))
+		}
+		for i := range seeds {
 			fmt.Fprintf(out, "Benchmark%s/impl=%s 1", r.cell, r.contender)
 			for _, m := range names {
-				v := d.Values[scorecard.Key{Cell: r.cell, Contender: r.contender, Measure: m}][i]
-				fmt.Fprintf(out, " %s %s", strconv.FormatFloat(v, 'g', 5, 64), m)
+				if v := values(m); i < len(v) {
+					fmt.Fprintf(out, " %s %s", strconv.FormatFloat(v[i], 'g', 5, 64), m)
+				}
 			}
 			fmt.Fprintln(out)
 		}

@@ -240,6 +240,9 @@ func TestData(t *testing.T) {
 				Cell: "S1/how=hang/proto=grpc", Contender: name, Seed: 3 - seed,
 				Measures: Measures{Lost: lost + 0.01*float64(seed), During: 0, After: 0.9, Recover: never, Late: 0.002, Machine: 0.4},
 			})
+			if seed == 1 { // in the others nothing was answered, so that there is no telling how long it took
+				results[len(results)-1].Measures[P99] = 0.05
+			}
 		}
 	}
 	d := Collect([][2]string{{"command", "none: at all"}, {"seeds", "3"}}, results)
