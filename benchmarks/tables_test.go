@@ -74,22 +74,28 @@ func sameFile(t *testing.T, want, file string) {
 	assert.True(t, bytes.Equal(wanted, got), "%s is not that of the data: go run ./benchmarks -table", file)
 }
 
-// Where a peer gets more through, the page says why, and what will be done.
-func TestWhereWeAreBehindIsExplained(t *testing.T) {
+// Where a bar is missed or a peer gets more through, the page says why, and what will be
+// done.
+func TestWhatIsMissedIsExplained(t *testing.T) {
 	d, err := readScorecard(filepath.Join(dataFolder, scorecardFile))
 	require.NoError(t, err)
 	if d == nil {
 		t.Skip("nobody has measured yet, see go run ./benchmarks -only scorecard")
 	}
+	page, beside, found := strings.Cut(d.Markdown(), "\n### Goodput beside")
+	require.True(t, found)
+	for _, id := range d.Missed() {
+		assert.Regexp(t, `\*\*`+id+`\.\*\* \w`, page, "story.go has to say why a bar is missed")
+	}
 	for _, id := range d.Behind() {
-		assert.Contains(t, d.Markdown(), "**"+id+".** ", "story.go has to say why")
+		assert.Regexp(t, `\*\*`+id+`\.\*\* \w`, beside, "story.go has to say why a peer is ahead")
 	}
 }
 
 // What the figures that were measured last say of the promises that only a measurement
 // can tell of: medians over the rounds, each round's ratio from within seconds.
 //
-// Spec: B28, B32
+// Spec: B28, B32, O3
 func TestPromisesAreKept(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(dataFolder, overheadFile))
 	if errors.Is(err, fs.ErrNotExist) {

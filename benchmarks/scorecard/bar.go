@@ -120,6 +120,16 @@ func (d *Data) Behind() (ids []string) {
 	return ids
 }
 
+// Missed returns the scenarios in which a bar of their own is missed in some cell.
+func (d *Data) Missed() (ids []string) {
+	for _, v := range d.Verdicts() {
+		if v.Bar != Beside && !v.Held() {
+			ids = append(ids, v.Scenario)
+		}
+	}
+	return slices.Compact(ids)
+}
+
 // BarTable returns the table of bars: the worst cell of each.
 func (d *Data) BarTable() string {
 	type row struct {

@@ -54,11 +54,10 @@ func (d *Data) Markdown() string {
 		"How many seeds ours and the oracle have, and after the stroke the others: %s.", command, revision, d.seeds())))
 	b.WriteString("\n\n### Bars\n\n")
 	b.WriteString(d.BarTable())
+	explain(&b, d.Missed(), missed)
 	b.WriteString("\n### Goodput beside the best peer, cell by cell\n\n")
 	b.WriteString(d.BesideTable())
-	for _, id := range d.Behind() {
-		fmt.Fprintf(&b, "\n%s\n", wrapped("**"+id+".** "+behind[id]))
-	}
+	explain(&b, d.Behind(), behind)
 	b.WriteString("\n## Scenario by scenario\n")
 	for _, s := range Scenarios() {
 		if len(views[s.ID]) == 0 {
@@ -80,6 +79,13 @@ func (d *Data) Markdown() string {
 		}
 	}
 	return b.String()
+}
+
+// explain adds a paragraph for each of the scenarios.
+func explain(b *strings.Builder, ids []string, why map[string]string) {
+	for _, id := range ids {
+		fmt.Fprintf(b, "\n%s\n", wrapped("**"+id+".** "+why[id]))
+	}
 }
 
 // seeds says how many seeds each scenario has, of ours and of the others, as in S1 30/4–8.
