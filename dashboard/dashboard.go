@@ -64,7 +64,8 @@ type Config struct {
 	// [github.com/mettle-go/mettle/breaker.Change], or an error, whose text is
 	// not shown, if that is not allowed; an empty name is not allowed either. The form has been parsed
 	// and checked: r.PostForm has the fields "action" (open, closed, release, reset),
-	// "policy", of the first two actions "for" and "reason", and where the policy is a
+	// "policy" (its number), "kind" and "name" (of the policy, as the page has them: a number alone
+	// may be another policy's after a deploy), of the first two actions "for" and "reason", and where the policy is a
 	// [github.com/mettle-go/mettle/breaker.Group] "key": the name of the key's breaker, such as "hosts[db-7]".
 	//
 	// The request has come from the page itself, or from something that is not a
@@ -118,7 +119,8 @@ func Handler(pipelines ...*mettle.Pipeline) http.Handler {
 // of a path only. It panics with the message of [Config.Validate] when c is not valid.
 //
 // A stream ends when the [http.Server] begins its Shutdown, so that an open page does
-// not hold that up.
+// not hold that up. A server whose very first request to the handler comes after that
+// cannot be heard of any more.
 func New(c Config) http.Handler {
 	if err := c.Validate(); err != nil {
 		panic(err.Error())
@@ -128,7 +130,6 @@ func New(c Config) http.Handler {
 	}
 	p := &page{
 		interval: c.Interval, patience: 5 * time.Second, authorize: c.Authorize, base: time.Now(),
-		servers: make(map[*http.Server]chan struct{}),
 	}
 	for i, it := range c.Show {
 		if it.Name == "" {
@@ -150,11 +151,12 @@ type page struct {
 
 	base time.Time // ticks are counted from here
 
+	servers sync.Map // of *http.Server: a chan struct{}, closed when it shuts down
+
 	mu      sync.Mutex // held while a snapshot is made, for the others to wait for it
 	tick    int64      // of the last snapshot; guarded by mu, as all below
 	last    []byte     // as an event; nil: none yet
 	streams int
-	servers map[*http.Server]chan struct{} // closed when the server shuts down
 }
 
 //go:embed static
@@ -165,6 +167,7 @@ const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src
 	"form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 
 func (p *page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	closing := p.closing(r) // before a page that is being loaded asks for events
 	h := w.Header()
 	h.Set("Content-Security-Policy", policy)
 	h.Set("X-Content-Type-Options", "nosniff")
@@ -182,7 +185,7 @@ func (p *page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	switch name {
 	case "events":
-		p.events(w, r)
+		p.events(w, r, closing)
 	case "":
 		serve(w, r, "index.html", "text/html; charset=utf-8")
 	case "page.css":

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"math"
 	"net"
 	"net/http"
@@ -17,6 +18,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -626,6 +628,51 @@ func TestShutdownEndsStreams(t *testing.T) {
 	}
 }
 
+// A page asks for events while Shutdown is under way, on a connection whose request had to wait for
+// what is in front of the handler. The stream held Shutdown up for ten minutes, since the server
+// calls what is registered by then and nothing else.
+func TestShutdownEndsLateStreams(t *testing.T) {
+	for _, path := range []string{"/", "/events?one"} { // what the server has been asked before
+		h := dashboard.New(dashboard.Config{Interval: time.Hour, Show: []dashboard.Item{{Of: mettle.Compose()}}})
+		arrived, late := make(chan struct{}), make(chan struct{})
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Late") != "" {
+				close(arrived)
+				<-late
+			}
+			h.ServeHTTP(w, r)
+		}))
+		defer server.Close()
+		resp, err := server.Client().Get(server.URL + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		conn, err := net.Dial("tcp", server.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := io.WriteString(conn, "GET /events HTTP/1.1\r\nHost: x\r\nLate: 1\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		<-arrived
+		server.Config.RegisterOnShutdown(sync.OnceFunc(func() { close(late) }))
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := server.Config.Shutdown(ctx); err != nil {
+			t.Errorf("after %s, with a late stream, Shutdown returns %v", path, err)
+		}
+		// Whoever shuts down twice is none the worse for it.
+		if err := server.Config.Shutdown(ctx); err != nil {
+			t.Errorf("a second Shutdown returns %v", err)
+		}
+	}
+}
+
 func TestFiles(t *testing.T) {
 	h := dashboard.Handler(mettle.Compose())
 	for path, want := range map[string]string{
@@ -696,9 +743,16 @@ type override struct {
 	want   int
 }
 
-func (o override) send(h http.Handler) *httptest.ResponseRecorder {
+func (o override) send(t *testing.T, h http.Handler) *httptest.ResponseRecorder {
+	t.Helper()
 	body := o.body
 	if o.form != nil {
+		// As the page does, from what it was told last.
+		layers := snapshot(t, h).Layers
+		if i, err := strconv.Atoi(o.form.Get("policy")); err == nil && i >= 0 && i < len(layers) && !o.form.Has("kind") {
+			o.form.Set("kind", layers[i].Cards[0].Kind)
+			o.form.Set("name", layers[i].Cards[0].Name)
+		}
 		body = o.form.Encode()
 	}
 	r := httptest.NewRequest("POST", "http://ops.example/debug/mettle/override?action=reset&policy=0", strings.NewReader(body))
@@ -759,7 +813,7 @@ func TestOverrides(t *testing.T) {
 		{"two lines", ann, force("open", "1", "5m", "a\nb"), "", 400},
 		{"not UTF-8", ann, force("open", "1", "5m", "\xff"), "", 400},
 	} {
-		if w := o.send(h); w.Code != o.want {
+		if w := o.send(t, h); w.Code != o.want {
 			t.Errorf("%s: %d %s, want %d", o.name, w.Code, w.Body, o.want)
 		}
 	}
@@ -770,7 +824,7 @@ func TestOverrides(t *testing.T) {
 		{"nobody", nil, good, "", 403},
 		{"not allowed", ann, url.Values{"action": {"reset"}, "policy": {"1"}}, "", 403},
 	} {
-		if w := o.send(h); w.Code != o.want || strings.Contains(w.Body.String(), "night shift") {
+		if w := o.send(t, h); w.Code != o.want || strings.Contains(w.Body.String(), "night shift") {
 			t.Errorf("%s: %d %s, want %d", o.name, w.Code, w.Body, o.want)
 		}
 	}
@@ -780,7 +834,7 @@ func TestOverrides(t *testing.T) {
 
 	// From the page itself, and from what is not a browser.
 	for _, header := range []http.Header{with("Sec-Fetch-Site", "same-origin"), with("Origin", "http://ops.example"), ann} {
-		if w := (override{"", header, good, "", 204}).send(h); w.Code != 204 {
+		if w := (override{"", header, good, "", 204}).send(t, h); w.Code != 204 {
 			t.Fatalf("%v: %d %s", header, w.Code, w.Body)
 		}
 	}
@@ -788,21 +842,21 @@ func TestOverrides(t *testing.T) {
 	if s.State != breaker.Open || s.Override != (breaker.Override{For: 5 * time.Minute, By: "ann", Reason: "a drill"}) {
 		t.Errorf("the breaker is %v under %+v", s.State, s.Override)
 	}
-	override{"", ann, force("closed", "1", "1h", "another"), "", 204}.send(h)
+	override{"", ann, force("closed", "1", "1h", "another"), "", 204}.send(t, h)
 	if s := b.Stats(); s.State != breaker.Closed || !s.Overridden {
 		t.Errorf("the breaker is %v, overridden: %v", s.State, s.Overridden)
 	}
-	override{"", ann, url.Values{"action": {"release"}, "policy": {"1"}}, "", 204}.send(h)
+	override{"", ann, url.Values{"action": {"release"}, "policy": {"1"}}, "", 204}.send(t, h)
 	if b.Stats().Overridden {
 		t.Error("the breaker was not released")
 	}
 	config.Authorize = func(*http.Request) (string, error) { return "ann", nil }
 	b.Trip("for reset")
-	if w := (override{"", nil, url.Values{"action": {"reset"}, "policy": {"1"}}, "", 204}).send(dashboard.New(config)); w.Code != 204 || b.State() != breaker.Closed {
+	if w := (override{"", nil, url.Values{"action": {"reset"}, "policy": {"1"}}, "", 204}).send(t, dashboard.New(config)); w.Code != 204 || b.State() != breaker.Closed {
 		t.Errorf("reset: %d, and the breaker is %v", w.Code, b.State())
 	}
 	config.Authorize = nil
-	if w := (override{"", ann, good, "", 403}).send(dashboard.New(config)); w.Code != 403 {
+	if w := (override{"", ann, good, "", 403}).send(t, dashboard.New(config)); w.Code != 403 {
 		t.Errorf("a read-only page answers %d", w.Code)
 	}
 	if !snapshot(t, h).Overrides {
@@ -839,7 +893,7 @@ func TestOverridesOfAKey(t *testing.T) {
 		{"not its whole name", nil, of("db-7", force("open", "0", "5m", "x")), "", 409},
 		{"a name that two have", nil, of("hosts[1]", force("open", "0", "5m", "x")), "", 409},
 	} {
-		if w := o.send(h); w.Code != o.want {
+		if w := o.send(t, h); w.Code != o.want {
 			t.Errorf("%s: %d %s, want %d", o.name, w.Code, w.Body, o.want)
 		}
 	}
@@ -852,14 +906,14 @@ func TestOverridesOfAKey(t *testing.T) {
 		}
 	}
 
-	if w := (override{"", nil, of("hosts[db-7]", force("closed", "0", "5m", "a drill")), "", 204}).send(h); w.Code != 204 {
+	if w := (override{"", nil, of("hosts[db-7]", force("closed", "0", "5m", "a drill")), "", 204}).send(t, h); w.Code != 204 {
 		t.Fatalf("%d %s", w.Code, w.Body)
 	}
 	if s := g.Get("db-7").Stats(); s.Override != (breaker.Override{For: 5 * time.Minute, By: "ann", Reason: "a drill"}) {
 		t.Errorf("the key is under %+v", s.Override)
 	}
 	seen := map[string]bool{}
-	for _, k := range snapshot(t, h).Layers[0].Cards[0].Keys {
+	for _, k := range snapshot(t, dashboard.New(config)).Layers[0].Cards[0].Keys { // h has a snapshot for this second
 		seen[k.Name] = k.Forceable
 		if o := k.Override; (o != nil) != (k.Name == "hosts[db-7]") || o != nil && (o.By != "ann" || o.Reason != "a drill" || o.For != "5m0s") {
 			t.Errorf("%s is shown under %+v", k.Name, o)
@@ -876,13 +930,85 @@ func TestOverridesOfAKey(t *testing.T) {
 	// What the page cannot show whole can be named all the same.
 	for action, state := range map[string]breaker.State{"release": breaker.Open, "reset": breaker.Closed} {
 		form := url.Values{"action": {action}, "policy": {"0"}, "key": {"hosts[" + long + "]"}}
-		if w := (override{"", nil, form, "", 204}).send(h); w.Code != 204 || action == "reset" && g.Get(long).State() != state {
+		if w := (override{"", nil, form, "", 204}).send(t, h); w.Code != 204 || action == "reset" && g.Get(long).State() != state {
 			t.Errorf("%s: %d %s, and the key is %v", action, w.Code, w.Body, g.Get(long).State())
 		}
 	}
 	config.Authorize = nil
-	if w := (override{"", nil, of("hosts[db-7]", force("open", "0", "5m", "x")), "", 403}).send(dashboard.New(config)); w.Code != 403 {
+	if w := (override{"", nil, of("hosts[db-7]", force("open", "0", "5m", "x")), "", 403}).send(t, dashboard.New(config)); w.Code != 403 {
 		t.Errorf("a read-only page answers %d", w.Code)
+	}
+}
+
+// A page that is open while the program is deployed again, or that has two versions behind
+// one balancer, knows a policy by a number that is another's: it forced the wrong breaker.
+func TestOverrideOfAPageOfAnotherVersion(t *testing.T) {
+	odd := "\xff" + strings.Repeat("n", 300) // which a page shows otherwise
+	payments, search, ledger := breaker.New(breaker.Config{Name: "payments"}), breaker.New(breaker.Config{Name: "search"}), breaker.New(breaker.Config{Name: odd})
+	var asked []string
+	serve := func(of ...mettle.Policy) http.Handler {
+		return dashboard.New(dashboard.Config{
+			Show: []dashboard.Item{{Of: mettle.Compose(of...)}},
+			Authorize: func(r *http.Request) (string, error) {
+				asked = append(asked, r.PostForm.Get("kind")+" "+r.PostForm.Get("name"))
+				return "ann", nil
+			},
+		})
+	}
+	before, after := serve(payments, ledger), serve(payments, search, ledger)
+	form := force("open", "1", "5m", "a drill")
+	shown := snapshot(t, before).Layers[1].Cards[0]
+	form.Set("kind", shown.Kind)
+	form.Set("name", shown.Name)
+	bare := force("open", "1", "5m", "a drill")
+	for name, o := range map[string]override{
+		"the number is another breaker's": {form: form}, "a number alone": {body: bare.Encode()},
+	} {
+		w := o.send(t, after)
+		if w.Code != 409 || !strings.Contains(w.Body.String(), "load the page again") || search.Stats().Overridden {
+			t.Errorf("%s: %d %s, and the breaker is forced: %v", name, w.Code, w.Body, search.Stats().Overridden)
+		}
+	}
+	if asked != nil {
+		t.Errorf("Authorize was asked about %q", asked)
+	}
+	if w := (override{form: form}).send(t, before); w.Code != 204 || !ledger.Stats().Overridden {
+		t.Errorf("what the page shows cannot be forced: %d %s", w.Code, w.Body)
+	}
+	if want := []string{"breaker " + shown.Name}; !slices.Equal(asked, want) {
+		t.Errorf("Authorize was asked about %q, want %q", asked, want)
+	}
+}
+
+// leaving is a group that has let its key go by the time it is looked at again.
+type leaving struct {
+	*breaker.Breaker
+	looked *int
+}
+
+func (l leaving) Breakers() iter.Seq[*breaker.Breaker] {
+	return func(yield func(*breaker.Breaker) bool) {
+		if *l.looked++; *l.looked == 1 {
+			yield(l.Breaker)
+		}
+	}
+}
+
+// A force of a key that the group has let go is not in force, and says so. A release or a
+// reset has nothing that could be lost: that it worked was told as if it had not.
+func TestKeyThatIsLetGo(t *testing.T) {
+	for action, want := range map[string]int{"open": 409, "closed": 409, "release": 204, "reset": 204} {
+		looked := 0
+		l := leaving{breaker.New(breaker.Config{Name: "hosts[a]"}), &looked}
+		h := dashboard.New(dashboard.Config{
+			Show:      []dashboard.Item{{Of: l}},
+			Authorize: func(*http.Request) (string, error) { looked = 0; return "ann", nil },
+		})
+		form := force(action, "0", "5m", "a drill")
+		form.Set("key", "hosts[a]")
+		if w := (override{form: form}).send(t, h); w.Code != want {
+			t.Errorf("%s: %d %s, want %d", action, w.Code, w.Body, want)
+		}
 	}
 }
 

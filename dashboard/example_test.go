@@ -48,7 +48,7 @@ func ExampleNew() {
 	server := httptest.NewServer(page)
 	defer server.Close()
 
-	form := url.Values{"policy": {"0"}, "action": {"open"}, "for": {"15m"}, "reason": {"the provider is migrating"}}
+	form := url.Values{"policy": {"0"}, "kind": {"breaker"}, "name": {"payments"}, "action": {"open"}, "for": {"15m"}, "reason": {"the provider is migrating"}}
 	u, _ := url.Parse(server.URL + "/override")
 	u.User = url.UserPassword("ann", "of an operator")
 	resp, err := http.PostForm(u.String(), form)

@@ -53,7 +53,11 @@ func (p *page) override(w http.ResponseWriter, r *http.Request) {
 	}
 	act, err := p.parse(r.PostForm)
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
+		status := http.StatusBadRequest
+		if errors.Is(err, errElsewhere) {
+			status = http.StatusConflict
+		}
+		http.Error(w, err.Error(), status)
 		return
 	}
 	by, err := p.authorize(r)
@@ -76,12 +80,26 @@ type keyed interface {
 	Breakers() iter.Seq[*breaker.Breaker]
 }
 
+// errElsewhere is for a form from the page of another version of the program, in which
+// the policy had another number.
+var errElsewhere = errors.New("the policy of this number is another one here, and nothing was done: load the page again")
+
+// meant reports whether a form names the layer as its first card does, which has the
+// switches. JSON has given the page the replacement character for each byte that is not UTF-8.
+func meant(form url.Values, of any) bool {
+	c := titled(of)[0]
+	return form.Get("kind") == string([]rune(c.Kind)) && form.Get("name") == string([]rune(c.Name))
+}
+
 // parse returns what a form asks for, to be done in somebody's name. Which breaker a key
 // of a group has is found out then, for those alone who are allowed to ask.
 func (p *page) parse(form url.Values) (act func(by string) error, err error) {
 	i, err := strconv.Atoi(form.Get("policy"))
 	if err != nil || i < 0 || i >= len(p.layers) {
 		return nil, errors.New("there is no such policy")
+	}
+	if !meant(form, p.layers[i]) {
+		return nil, errElsewhere
 	}
 	do, err := action(form)
 	if err != nil {
@@ -98,14 +116,16 @@ func (p *page) parse(form url.Values) (act func(by string) error, err error) {
 		if key == "" {
 			return nil, errors.New("the policy has a breaker for each key, and the key is missing")
 		}
-		return func(by string) error { return withKey(of, key, func(b *breaker.Breaker) { do(b, by) }) }, nil
+		stays := form.Get("action") == "open" || form.Get("action") == "closed"
+		return func(by string) error { return withKey(of, key, stays, func(b *breaker.Breaker) { do(b, by) }) }, nil
 	default:
 		return nil, errors.New("the policy is not a breaker")
 	}
 }
 
-// withKey does something to the breaker with that name in a group.
-func withKey(group keyed, name string, do func(*breaker.Breaker)) error {
+// withKey does something to the breaker with that name in a group. What forces it is done
+// only if it stays there.
+func withKey(group keyed, name string, stays bool, do func(*breaker.Breaker)) error {
 	var found *breaker.Breaker
 	for b := range group.Breakers() {
 		if nameOf(b) != name {
@@ -120,6 +140,9 @@ func withKey(group keyed, name string, do func(*breaker.Breaker)) error {
 		return errors.New("there is no such key, or no call has come with it lately")
 	}
 	do(found)
+	if !stays {
+		return nil // the next call finds no override, and no failures, either way
+	}
 	// A full group may have let the key go before that, and would make a new breaker for
 	// the next call. One that is forced stays.
 	for b := range group.Breakers() {

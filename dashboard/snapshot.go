@@ -149,10 +149,7 @@ func (p *page) snapshot(tick int64) []byte {
 }
 
 func view(of any) layerView {
-	cards := metrics(of)
-	if len(cards) == 0 {
-		cards = []*cardView{{Kind: "policy", Name: text(fmt.Sprintf("%T", of))}}
-	}
+	cards := titled(of)
 	configure(of, cards)
 	switch of := of.(type) {
 	case *retry.Budget:
@@ -165,6 +162,14 @@ func view(of any) layerView {
 		worst(of.Breakers(), cards[0])
 	}
 	return layerView{cards}
+}
+
+// titled returns the cards of a layer, one at least, with their metrics.
+func titled(of any) []*cardView {
+	if cards := metrics(of); len(cards) > 0 {
+		return cards
+	}
+	return []*cardView{{Kind: "policy", Name: text(fmt.Sprintf("%T", of))}}
 }
 
 // metrics returns a card for each kind and name among the metrics of a layer.

@@ -3,6 +3,7 @@ package dashboard
 import (
 	"io"
 	"net/http"
+	"sync"
 	"time"
 )
 
@@ -16,7 +17,7 @@ const (
 
 // events streams snapshots as server-sent events, one for each tick, or a single one if
 // the query says "one": what a proxy waits for the end of then comes through.
-func (p *page) events(w http.ResponseWriter, r *http.Request) {
+func (p *page) events(w http.ResponseWriter, r *http.Request, closing <-chan struct{}) {
 	if !p.enter() {
 		w.Header().Set("Retry-After", "5")
 		http.Error(w, "too many pages are open", http.StatusServiceUnavailable)
@@ -32,7 +33,7 @@ func (p *page) events(w http.ResponseWriter, r *http.Request) {
 	}
 	one := r.URL.Query().Has("one")
 	to := http.NewResponseController(w)
-	ended, closing := time.After(lifetime), p.closing(r)
+	ended := time.After(lifetime)
 	if _, err := io.WriteString(w, "retry: 1000\n\n"); err != nil {
 		return
 	}
@@ -86,24 +87,20 @@ func (p *page) leave() {
 }
 
 // closing returns a channel that is closed when the server of r begins to shut down. A
-// Shutdown waits for requests under way, and a stream would never end.
+// Shutdown waits for requests under way, and a stream would never end. A channel stays once it is
+// closed: the hook of a server that is shutting down would not be called for another.
 func (p *page) closing(r *http.Request) <-chan struct{} {
 	server, ok := r.Context().Value(http.ServerContextKey).(*http.Server)
 	if !ok {
 		return nil
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	c, ok := p.servers[server]
+	if c, ok := p.servers.Load(server); ok {
+		return c.(chan struct{})
+	}
+	have, ok := p.servers.LoadOrStore(server, make(chan struct{}))
+	c := have.(chan struct{})
 	if !ok {
-		c = make(chan struct{})
-		p.servers[server] = c
-		server.RegisterOnShutdown(func() { // once for each server: it cannot be undone
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			delete(p.servers, server)
-			close(c)
-		})
+		server.RegisterOnShutdown(sync.OnceFunc(func() { close(c) })) // Shutdown may be called twice
 	}
 	return c
 }

@@ -311,3 +311,90 @@ func TestDashboardThroughAProxyThatHoldsBack(t *testing.T) {
 	b.until(`document.querySelector("#clock").textContent !== first && document.querySelector("#lost").hidden`)
 	b.quiet()
 }
+
+// unknown is a policy whose metrics are named as what every object of JavaScript has.
+type unknown struct{}
+
+func (unknown) Observe(yield func(mettle.Metric) bool) {
+	yield(mettle.Metric{Name: "mettle.constructor.calls", Kind: mettle.Counter})
+}
+
+// A page stays open while the service is deployed again with one more pipeline: its buttons
+// forced the breaker that now has the number of the one beside them. And what a login in
+// between answers was taken for success.
+func TestDashboardAfterADeploy(t *testing.T) {
+	b := openBrowser(t)
+	payments, search, ledger := breaker.New(breaker.Config{Name: "payments"}), breaker.New(breaker.Config{Name: "search"}), breaker.New(breaker.Config{Name: "ledger"})
+	serve := func(first ...mettle.Policy) http.Handler {
+		return dashboard.New(dashboard.Config{
+			Show:      []dashboard.Item{{Of: mettle.Compose(first...)}, {Of: mettle.Compose(ledger)}, {Of: unknown{}}},
+			Authorize: func(*http.Request) (string, error) { return "ann", nil },
+			Interval:  100 * time.Millisecond,
+		})
+	}
+	var page atomic.Pointer[http.Handler]
+	deploy := func(h http.Handler) { page.Store(&h) }
+	deploy(serve(payments))
+	var login atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if status := int(login.Load()); status != 0 && r.Method == http.MethodPost {
+			w.Header().Set("Location", "/")
+			w.WriteHeader(status)
+			return
+		}
+		(*page.Load()).ServeHTTP(w, r)
+	}))
+	t.Cleanup(func() {
+		server.CloseClientConnections()
+		server.Close()
+	})
+	b.call("Page.navigate", map[string]any{"url": server.URL + "/"}, nil)
+	b.until(`document.querySelectorAll("article.card").length === 3`)
+	deploy(serve(payments, search))
+	server.CloseClientConnections()
+	b.until(`document.querySelectorAll("article.card").length === 4`)
+
+	const force = `[...document.querySelectorAll("button")].find(b => b.getAttribute("aria-label") === "Force open: breaker ledger").click();
+		document.querySelector("#reason").value = "a drill"; document.querySelector("#confirm").click(); 0`
+	for _, status := range []int{http.StatusOK, http.StatusSeeOther} {
+		login.Store(int64(status))
+		b.eval(nil, force)
+		b.until(`document.querySelector("#problem").textContent.endsWith("Load the page again.") && document.querySelector("dialog").open`)
+		b.eval(nil, `document.querySelector("#cancel").click(); 0`)
+	}
+	login.Store(0)
+	b.eval(nil, force)
+	b.until(`!document.querySelector("dialog").open`)
+	require.False(t, search.Stats().Overridden, "the breaker that has the number now")
+	require.True(t, ledger.Stats().Overridden, "the one beside the button")
+}
+
+// Behind a proxy that holds streams back the page asks more often than there are snapshots:
+// with the same one again and again no time passed, each rate was 0/0, and a breaker that
+// refused calls was green.
+func TestDashboardIgnoresASnapshotItHas(t *testing.T) {
+	b := openBrowser(t)
+	guard := breaker.New(breaker.Config{Name: "b"})
+	guard.ForceOpen(breaker.Override{By: "ann", Reason: "a drill"})
+	page := dashboard.New(dashboard.Config{Show: []dashboard.Item{{Of: guard}}, Interval: time.Hour})
+	var asked atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		page.ServeHTTP(w, r)
+		if r.URL.Path == "/events" {
+			asked.Add(1)
+		}
+	}))
+	t.Cleanup(func() {
+		server.CloseClientConnections()
+		server.Close()
+	})
+	b.call("Page.navigate", map[string]any{"url": server.URL + "/"}, nil)
+	b.until(`document.querySelectorAll("article.card").length === 1`)
+	require.Eventually(t, func() bool { // the browser asks again, and gets what it has
+		server.CloseClientConnections()
+		return asked.Load() > 2
+	}, 20*time.Second, 1500*time.Millisecond)
+	var facts string
+	b.eval(&facts, `document.querySelector("article dl.facts").textContent`)
+	require.Equal(t, "fail–refused–", facts, "one snapshot makes no rate")
+}

@@ -266,11 +266,12 @@ function sector(from, to, r) {
 
 // Card is one policy on the page.
 class Card {
-	constructor(kind, name, layer, shared) {
+	constructor(kind, name) {
 		this.model = new Model();
-		this.layer = layer;
-		const title = make("h3", "", make("small", "", kind), " ", name);
-		if (shared.length) title.append(make("small", "shared", "also in " + shared.join(", ")));
+		this.kind = kind;
+		this.name = name;
+		this.shared = make("small", "shared");
+		const title = make("h3", "", make("small", "", kind), " ", name, this.shared);
 		this.title = (kind + " " + name).trim();
 		this.word = make("p", "word");
 		this.why = make("p", "why");
@@ -304,10 +305,18 @@ class Card {
 		this.article.setAttribute("aria-labelledby", title.id);
 	}
 
+	// number sets what may be another after a deploy: the index of the layer, and the
+	// other pipelines that have it.
+	number(layer, others) {
+		this.layer = layer;
+		this.shared.hidden = others.length === 0;
+		say(this.shared, others.length ? "also in " + others.join(", ") : "");
+	}
+
 	update(card, frame) {
 		const m = this.model;
 		m.take(card, frame.at);
-		const v = this.view = (kinds[card.kind] || other)(m);
+		const v = this.view = (Object.hasOwn(kinds, card.kind) ? kinds[card.kind] : other)(m);
 		mark(this.article, v.level, "card");
 		signed(this.word, v.level, v.word);
 		say(this.why, v.why);
@@ -422,7 +431,7 @@ $("action").addEventListener("change", fit);
 $("cancel").addEventListener("click", () => $("dialog").close());
 $("form").addEventListener("submit", async e => {
 	e.preventDefault();
-	const body = new URLSearchParams({action: $("action").value, policy: asked.layer});
+	const body = new URLSearchParams({action: $("action").value, policy: asked.layer, kind: asked.kind, name: asked.name});
 	if (!$("key-label").hidden) body.set("key", $("key").value);
 	if (!$("reason-label").hidden) {
 		body.set("for", $("for").value);
@@ -431,10 +440,12 @@ $("form").addEventListener("submit", async e => {
 	$("confirm").disabled = true;
 	let problem = "";
 	try {
-		const answer = await fetch("override", {method: "POST", body});
-		if (!answer.ok) problem = (await answer.text()).trim() || "It was not done.";
+		// Nothing but 204 is the breaker's: a login in between answers 200, or sends elsewhere.
+		const answer = await fetch("override", {method: "POST", body, redirect: "error"});
+		if (answer.ok && answer.status !== 204) problem = "It was not done: something else has answered. Load the page again.";
+		else if (!answer.ok) problem = (await answer.text()).trim() || "It was not done.";
 	} catch {
-		problem = "The server does not answer.";
+		problem = "The server does not answer, or sends elsewhere. Load the page again.";
 	}
 	$("confirm").disabled = false;
 	if (problem) say($("problem"), problem); else $("dialog").close();
@@ -457,7 +468,8 @@ function build(frame) {
 		for (const [at, i] of it.layers.entries()) {
 			for (const c of frame.layers[i].cards) {
 				const id = place(n, at, c);
-				const card = old.get(id) || new Card(c.kind, c.name, i, names[i].filter(other => other !== it.name));
+				const card = old.get(id) || new Card(c.kind, c.name);
+				card.number(i, names[i].filter(other => other !== it.name));
 				cards.set(id, card);
 				flow.append(card.element);
 			}
@@ -497,7 +509,7 @@ function show(frame) {
 	document.title = $("verdict").textContent + " · mettle";
 }
 
-let heard = performance.now(), interval = 1000, address = "events";
+let heard = performance.now(), interval = 1000, address = "events", latest;
 
 function connect() {
 	const source = new EventSource(address);
@@ -521,6 +533,8 @@ function connect() {
 		interval = frame.interval;
 		document.body.classList.remove("stale");
 		$("lost").hidden = true;
+		if (frame.at === latest) return; // asked for twice within an interval: no time has passed for a rate
+		latest = frame.at;
 		show(frame);
 	});
 	source.addEventListener("error", () => {
