@@ -483,7 +483,7 @@ func TestProbesAreRecycledAndReset(t *testing.T) {
 	})
 	inBubble(t, "reset", func(t *testing.T) {
 		b, l := probing(t, breaker.Config{OpenFor: time.Second, Ramp: time.Hour})
-		calls(b, 1, errDown) // reopened, for twice as long
+		calls(b, 1, errDown) // reopened
 		gen := b.Stats().Generation
 		b.Reset()
 		wantState(t, b, breaker.Closed)

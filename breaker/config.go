@@ -132,9 +132,10 @@ type Config struct {
 	// closed again: from a tenth of the calls, linearly. Zero: all calls are admitted at
 	// once.
 	//
-	// The first ten calls after closing are on trial, unless there is no rule on the
-	// failure rate: one of them that times out or meets an overload, within a Window,
-	// opens the breaker again as a failed probe would. What has come back, and cannot
+	// The first ten calls to end after closing are on trial, unless there is no rule on
+	// the failure rate: one of them that times out or meets an overload, within a Window,
+	// opens the breaker again as a failed probe would. It is for few callers, and for a
+	// dependency that answers none: among many, those that are answered end first. What has come back, and cannot
 	// yet do what it is asked, is not helped by being asked for more. Negative: no trial,
 	// and all calls are admitted at once.
 	Ramp time.Duration
@@ -298,6 +299,10 @@ func (s *settings) attrs() []slog.Attr {
 	case byChance:
 		consecutive = slog.String("Consecutive", fmt.Sprintf("%d or more", defaultConsecutive))
 	}
+	ramp := slog.Duration("Ramp", s.ramp)
+	if s.ramp == 0 && !s.trial && s.failureUnits > 0 {
+		ramp = slog.String("Ramp", "off") // and no call is on trial
+	}
 	attrs := []slog.Attr{
 		slog.String("Name", s.name),
 		slog.Duration("Window", s.window),
@@ -316,6 +321,6 @@ func (s *settings) attrs() []slog.Attr {
 		slog.Int("Probes", s.probes),
 		slog.Int("Successes", s.successes),
 		slog.Duration("ProbeTimeout", s.probeTimeout),
-		slog.Duration("Ramp", s.ramp),
+		ramp,
 	)
 }

@@ -138,7 +138,7 @@ func (t *turn) forfeit() {
 		ph = t.phase()
 	}
 	t.b.rest().count(mettle.Timeout)
-	t.toOpen(ph, first, ph.half.again, Change{Rule: RuleProbeTimeout})
+	t.toOpen(ph, first, ph.delayAgain(first), Change{Rule: RuleProbeTimeout})
 }
 
 // release ends the override of ph.
@@ -234,7 +234,7 @@ func (t *turn) toHalfOpen(ph *phase) {
 	}
 	next.refusal = t.refusal(ph, refusedProbing, "is half-open and all its probes are in flight", forever)
 	next.half.first.Store(forever)
-	next.half.again = openDelay(next.nominal(t.now), rand.Float64())
+	next.half.again = rand.Float64()
 	t.publish(next, Change{Rule: RuleProbeDue})
 }
 

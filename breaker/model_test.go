@@ -29,7 +29,7 @@ type model struct {
 	calls         []call
 	run           int
 	leases        map[int]int64 // by id: when it ends
-	again         time.Duration
+	again         float64
 	good, ids     int
 	forced        bool
 	force         State
@@ -79,8 +79,9 @@ func (m *model) advance() {
 			m.show(RuleReleased)
 		}
 		if m.state == HalfOpen && now >= first {
+			delay := m.delayAgain(first)
 			m.open(first, RuleProbeTimeout)
-			m.until = first + int64(m.again)
+			m.until = first + int64(delay)
 		}
 	}
 }
@@ -108,6 +109,11 @@ func (m *model) nominal(now int64) time.Duration {
 	return min(max(m.openFor, m.trouble(now)/5), m.maxOpenFor)
 }
 
+// delayAgain is the delay after a probe that runs out at first.
+func (m *model) delayAgain(first int64) time.Duration {
+	return time.Duration(float64(m.nominal(first)) * (1 + 0.2*m.again))
+}
+
 func (m *model) open(at int64, rule Rule) { m.enter(Open, at, rule) }
 
 func (m *model) enter(s State, at int64, rule Rule) {
@@ -130,7 +136,9 @@ func (m *model) learn() {
 		}
 	case HalfOpen:
 		m.again = ph.half.again
-		m.inRange(m.again, m.nominal(m.since))
+		if m.again < 0 || m.again >= 1 {
+			m.t.Fatalf("a random part of %v", m.again)
+		}
 	}
 }
 
@@ -276,7 +284,7 @@ func (m *model) compare(step string) {
 			// Not yet noticed, but so it is; the earliest lease decides when.
 			state, until = Open, forever
 			for _, end := range m.leases {
-				until = min(until, end+int64(m.again))
+				until = min(until, end+int64(m.delayAgain(end)))
 			}
 		}
 	}

@@ -96,6 +96,9 @@ func (b *Breaker) Reconfigure(c Config) error {
 	next := *ph
 	next.set = newSettings(c)
 	next.counts = ph.counts.reconfigured(ph.set, next.set, t.now)
+	if ph.state == Closed {
+		next.down = ph.trouble(t.now) // by the window that it was, not by a longer one
+	}
 	if next.half != nil {
 		next.half.publish(next.set.probes)
 	}

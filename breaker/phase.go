@@ -99,9 +99,9 @@ type halfOpen struct {
 	inFlight atomic.Int64
 	full     atomic.Bool // no slot is free
 
-	// again is the delay of the opening that follows when a probe runs out. It is
+	// again is the random part of the delay that follows when a probe runs out. It is
 	// drawn beforehand, so that looking is pure.
-	again time.Duration
+	again float64
 }
 
 // lease is the right of one probe to be in flight, for a limited time.
@@ -148,10 +148,16 @@ func (p *phase) effective(now int64) (State, int64) {
 func (p *phase) machine(now int64) (State, int64) {
 	if p.state == HalfOpen {
 		if first := p.half.first.Load(); first <= now {
-			return Open, add(first, p.half.again)
+			return Open, add(first, p.delayAgain(first))
 		}
 	}
 	return p.state, p.until
+}
+
+// delayAgain returns the delay of the opening that follows when a probe runs out at first,
+// whose time was a part of the outage.
+func (p *phase) delayAgain(first int64) time.Duration {
+	return openDelay(p.nominal(first), p.half.again)
 }
 
 // trouble returns for how long, by now, the breaker has not been closed, all openings
@@ -167,12 +173,14 @@ func (p *phase) trouble(now int64) time.Duration {
 	}
 }
 
-// onTrial reports whether a call that ends now is one of the first since an opening.
+// onTrial reports whether a call that ends now is one of the first to end since an opening.
+// By the windows, which begin anew with each closing, and not by what is in them now:
+// calls that have left them are no reason for another trial.
 func (p *phase) onTrial(now int64) bool {
 	if !p.set.trial || p.trouble(now) == 0 {
 		return false
 	}
-	calls, _, _ := p.counts.rate.Sum(now)
+	calls, _ := p.counts.rate.Lifetime()
 	return calls < trialCalls
 }
 
