@@ -34,7 +34,7 @@ type BudgetConfig struct {
 
 	// Start is how many tokens the budget holds at first, at most Burst. They too add up
 	// over many clients, which tend to begin all at once, with a new release or after an
-	// outage. Zero: 2, so that one call can be resent twice; with other Costs the price of
+	// outage. Zero: 2, so that one call can be resent twice, or once after a timeout; with other Costs the price of
 	// two Failures, and Burst if that is less or there is a Threshold.
 	Start int
 

@@ -88,7 +88,8 @@ type Config struct {
 
 	// Budget bounds the resends of all calls together; share one between all that
 	// call the same dependency. Nil: a budget of its own, of the zero BudgetConfig but for
-	// a Start that is enough for the MaxAttempts of one call.
+	// a Start that is enough for the MaxAttempts of one call, as far as Burst allows and
+	// unless they time out, which costs double.
 	// NoBudget: resends are not bounded.
 	Budget *Budget
 
@@ -398,7 +399,12 @@ func (c *call) ended(ctx context.Context, err error) {
 	c.traced, c.now = false, clock.Unknown
 	told := errAborted // by a hook that panics
 	defer func() { c.count(told) }()
-	elapsed := time.Duration(c.r.clock.Now() - c.attempt)
+	now := c.r.clock.Now()
+	if c.sample && err == nil { // now, for the hook may take its time
+		c.sample = false
+		c.r.usual.add(c.attempt, now)
+	}
+	elapsed := time.Duration(now - c.attempt)
 	c.trace.AttemptDone(mettle.TraceEvent{Context: ctx, Policy: c.r.name, Attempt: c.n, Elapsed: elapsed, Err: err})
 	told = err
 }
@@ -468,8 +474,9 @@ func (c *call) judge(err error, outcome mettle.Outcome) (delay time.Duration, en
 		return 0, c.stop(stopRetryAfter, ErrRetryAfter, err, outcome)
 	}
 	if deadline, ok := c.ctx.Deadline(); ok {
-		left := time.Until(deadline) - delay
-		if left <= 0 || left < r.usual.at(r.clock.Now()) {
+		// Two comparisons, since a delay may be any and a deadline long past.
+		left := time.Until(deadline)
+		if delay >= left || left-delay < r.usual.at(r.clock.Now()) {
 			return 0, c.stop(stopDeadline, ErrDeadline, err, outcome)
 		}
 	}

@@ -58,7 +58,7 @@ func (r *Retrier) Stats() Stats {
 		Context:       c.stops[stopContext].Load(),
 		NotRetryable:  c.stops[stopNotRetryable].Load(),
 		PassedThrough: c.passed.Load(),
-		Usual:         r.usual.at(r.clock.Now()),
+		Usual:         r.usual.peek(r.clock.Now()),
 	}
 }
 

@@ -44,5 +44,13 @@ func (u *usual) add(began, ended int64) {
 	u.sketch.Add(time.Duration(ended), time.Duration(ended-began))
 }
 
+// peek is at for those who only look: at remembers for a second that too little is known.
+func (u *usual) peek(now int64) time.Duration {
+	if d, n := u.sketch.Quantile(time.Duration(now), 0.5); n >= usualLeast {
+		return d
+	}
+	return 0
+}
+
 // at returns the median, at most a sixteenth too long, or zero while it is not known.
 func (u *usual) at(now int64) time.Duration { return u.median.Value(time.Duration(now)) }
