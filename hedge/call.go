@@ -263,7 +263,7 @@ func (c *call) count(r *run, e ending) (next *run, won bool) {
 func (c *call) learnLocked() {
 	late := false
 	for _, r := range c.hedges {
-		late = late || r.cause == nil && !r.unsent
+		late = late || r.cause == nil && r.ran.Load() && !r.unsent // nor one that waits in a queue of ours
 	}
 	if !late {
 		return

@@ -87,7 +87,7 @@ type Config struct {
 	// what the hedge allows itself; see the package documentation. Within an attempt of a
 	// retry with another budget nothing is ever put in, so give both the same. A hedge that
 	// helps pays all the same where the budget has RefundSuccess. Nil: nothing on top.
-	// NoBudget: hedges are not bounded at all.
+	// NoBudget: hedges are bounded by nothing but being of no use.
 	Budget *retry.Budget
 
 	// Classify tells the outcome of a run that ended with an error, with the context of the

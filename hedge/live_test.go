@@ -330,3 +330,28 @@ func pair(first, hedge func(context.Context) error) func(context.Context) error 
 		return hedge(ctx)
 	}
 }
+
+// A hedge that waits in the queue of a bulkhead when the first run is answered was not in
+// vain: it was not sent. It counted, and where a bulkhead was full hedges became rare.
+//
+// Spec: H4
+func TestQueuedHedgeIsNotInVain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := hedge.New(hedge.Config{Budget: retry.NoBudget})
+		p := mettle.Compose(h, bulkhead.New(bulkhead.Config{Limit: 1, MaxWait: time.Second}))
+		for range 960 {
+			_ = p.Do(t.Context(), takes(10*time.Millisecond))
+		}
+		for range 4 {
+			_ = p.Do(t.Context(), takes(300*time.Millisecond))
+		}
+		time.Sleep(time.Second)
+		for range 21 {
+			_ = p.Do(t.Context(), takes(12*time.Millisecond))
+		}
+		time.Sleep(time.Second)
+		if d := h.Stats().Delay; d > 100*time.Millisecond {
+			t.Errorf("a delay of %v, as if the hedges had been of no use", d)
+		}
+	})
+}
