@@ -271,11 +271,14 @@ func (a *attempt) address(out *http.Request) error {
 // clone copies the request but for its Trailer, whose values the body sets as it is read:
 // it is the map that the caller gave which the base has to look at. It is not iterated
 // either, because the body of an attempt before may be setting them still.
+//
+// The header is copied for net/http's own Transport as well, which does not write to it:
+// over HTTP/2 it may still be reading when RoundTrip has returned because the context
+// ended, while the header is the caller's again.
 func (a *attempt) clone() *http.Request {
 	req, ctx := a.call.req, a.hooked()
 	out := req.WithContext(ctx)
 	switch {
-	case a.call.transport.readsOnly:
 	case req.Form != nil || req.PostForm != nil || req.MultipartForm != nil: // of a server's request, sent on
 		out.Trailer = nil
 		out = out.Clone(ctx)

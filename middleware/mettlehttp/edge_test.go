@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/mettle-go/mettle"
+	"github.com/mettle-go/mettle/hedge"
 	"github.com/mettle-go/mettle/middleware/mettlehttp"
 	"github.com/mettle-go/mettle/retry"
 )
@@ -395,12 +396,12 @@ func TestSchemeWithoutHost(t *testing.T) {
 	}
 }
 
-// TestHeaderLent covers that net/http is given the caller's header itself, which it only
-// reads, unless an option writes to it. A signature that Prepare put into the caller's
-// own header would be sent again with the next call.
+// TestHeaderIsTheCallers covers that what an option writes is written to a copy of the
+// caller's header. A signature that Prepare put into the caller's own would be sent again
+// with the next call.
 //
 // Spec: W2, W8
-func TestHeaderLent(t *testing.T) {
+func TestHeaderIsTheCallers(t *testing.T) {
 	both(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Got", fmt.Sprintf("%q", []string{
 			r.Header.Get("Own"), r.Header.Get("Signature"), r.Header.Get("Mettle-Attempt"), r.URL.RawQuery}))
@@ -434,4 +435,47 @@ func TestHeaderLent(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestHeaderIsTheCallersAgain has losers of a hedge cut while net/http writes their
+// request, and the caller set fields of the header as soon as it has the answer, as the
+// contract of http.RoundTripper allows. Attempts were given the caller's own header for a
+// while, and over HTTP/2 the process died of a map that is read and written at once.
+//
+// Spec: W2, H2
+func TestHeaderIsTheCallersAgain(t *testing.T) {
+	both(t, func(http.ResponseWriter, *http.Request) {}, func(t *testing.T, w *wire, _ *http.Client) {
+		h := hedge.New(hedge.Config{After: 300 * time.Microsecond, Max: 3, Budget: retry.NoBudget})
+		tr := mettlehttp.NewTransport(w.base, h)
+		for range 300 {
+			req := request(t, "GET", w.url, nil)
+			for i := range 30 {
+				req.Header.Set(fmt.Sprint("X-", i), "v")
+			}
+			resp, err := tr.RoundTrip(req)
+			readAll(t, one(t, resp, err))
+			for i := range 30 {
+				req.Header.Set(fmt.Sprint("X-", i), "w")
+			}
+		}
+	})
+}
+
+// TestRegisteredProtocolWrites covers that a round tripper registered with net/http's
+// Transport writes to a copy, as one does that signs.
+//
+// Spec: W2
+func TestRegisteredProtocolWrites(t *testing.T) {
+	base := &http.Transport{}
+	base.RegisterProtocol("s3", baseFunc(func(r *http.Request) (*http.Response, error) {
+		r.Header.Set("Authorization", "signed")
+		r.URL.Host = "real"
+		return answer(r, 200, http.NoBody), nil
+	}))
+	req := request(t, "GET", "s3://bucket/x", nil)
+	resp, err := mettlehttp.NewTransport(base, mettle.Compose()).RoundTrip(req)
+	readAll(t, one(t, resp, err))
+	if len(req.Header) != 0 || req.URL.Host != "bucket" {
+		t.Errorf("the caller's request has %v and %v", req.Header, req.URL)
+	}
 }

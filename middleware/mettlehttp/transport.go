@@ -22,9 +22,6 @@ type Transport struct {
 	policy mettle.Policy
 	opts   options
 	last   atomic.Pointer[hostName] // of the host asked last, often the only one
-	// Neither the base nor an option writes to what it is given, so that attempts can
-	// share the header and the URL of the caller's.
-	readsOnly bool
 }
 
 // hostName is the key of a host as it is written in URLs.
@@ -45,9 +42,6 @@ func NewTransport(base http.RoundTripper, p mettle.Policy, opts ...Option) *Tran
 	for _, o := range opts {
 		o(&t.opts)
 	}
-	// Others have been seen to break the contract of http.RoundTripper.
-	_, netHTTP := t.base.(*http.Transport)
-	t.readsOnly = netHTTP && t.opts.prepare == nil && !t.opts.propagate
 	if p == nil {
 		t.policy = newStandard(cmp.Or(t.opts.name, "http"), maxHosts)
 	} else {
