@@ -2,9 +2,8 @@ package mettlegrpc
 
 import (
 	"log/slog"
-	"strings"
-	"unicode"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
 
@@ -22,15 +21,32 @@ func (e *onceError) LogValue() slog.Value {
 	return slog.GroupValue(slog.String("refused", why), slog.Any("last", e.last))
 }
 
-// ErrorType returns the status as OpenTelemetry's conventions for RPC have it, such as
-// "DEADLINE_EXCEEDED": the error.type of a span.
+// ErrorType returns the status by gRPC's name for it, such as "DEADLINE_EXCEEDED", which is
+// what OpenTelemetry's conventions have as the error.type of a span. A code that is none of
+// gRPC's is "UNKNOWN", so that a server cannot make up types without end.
 func (e *attemptError) ErrorType() string {
-	var b strings.Builder
-	for i, r := range status.Code(e.err).String() {
-		if i > 0 && unicode.IsUpper(r) {
-			b.WriteByte('_')
-		}
-		b.WriteRune(unicode.ToUpper(r))
+	if code := int(status.Code(e.err)); code < len(codeNames) {
+		return codeNames[code]
 	}
-	return b.String()
+	return codeNames[codes.Unknown]
+}
+
+var codeNames = [...]string{
+	codes.OK:                 "OK",
+	codes.Canceled:           "CANCELLED",
+	codes.Unknown:            "UNKNOWN",
+	codes.InvalidArgument:    "INVALID_ARGUMENT",
+	codes.DeadlineExceeded:   "DEADLINE_EXCEEDED",
+	codes.NotFound:           "NOT_FOUND",
+	codes.AlreadyExists:      "ALREADY_EXISTS",
+	codes.PermissionDenied:   "PERMISSION_DENIED",
+	codes.ResourceExhausted:  "RESOURCE_EXHAUSTED",
+	codes.FailedPrecondition: "FAILED_PRECONDITION",
+	codes.Aborted:            "ABORTED",
+	codes.OutOfRange:         "OUT_OF_RANGE",
+	codes.Unimplemented:      "UNIMPLEMENTED",
+	codes.Internal:           "INTERNAL",
+	codes.Unavailable:        "UNAVAILABLE",
+	codes.DataLoss:           "DATA_LOSS",
+	codes.Unauthenticated:    "UNAUTHENTICATED",
 }

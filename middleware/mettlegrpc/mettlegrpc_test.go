@@ -163,6 +163,7 @@ func TestErrorLeavesTheReplyAlone(t *testing.T) {
 		"several":                {repeat(3), func(*pb.SimpleResponse) error { return no }},
 		"side by side":           {race(3), func(*pb.SimpleResponse) error { return no }},
 		"a success refused":      {turned, func(*pb.SimpleResponse) error { return nil }},
+		"two successes refused":  {mettle.Compose(turned, repeat(2)), func(*pb.SimpleResponse) error { return nil }},
 		"a panic that is caught": {recovers, func(*pb.SimpleResponse) error { panic("half way") }},
 	} {
 		for _, before := range []*pb.SimpleResponse{{}, named("mine")} {
@@ -389,6 +390,8 @@ func TestOutcomes(t *testing.T) {
 func TestErrorType(t *testing.T) {
 	for code, want := range map[codes.Code]string{
 		codes.Unavailable: "UNAVAILABLE", codes.DeadlineExceeded: "DEADLINE_EXCEEDED", codes.DataLoss: "DATA_LOSS",
+		codes.Canceled: "CANCELLED", // with two L, unlike the constant
+		42:             "UNKNOWN",   // a server may say what it likes
 	} {
 		told := ""
 		look := mettle.PolicyFunc(func(ctx context.Context, op func(context.Context) error) error {

@@ -181,7 +181,7 @@ func (c *call) finish(err error) error {
 		}
 		return nil
 	}
-	if won != nil && won.own { // but the policy makes nothing of it
+	if c.first.own { // it may have been the result, of which the policy makes nothing
 		c.reply.clear()
 	}
 	if last != nil {
