@@ -45,7 +45,7 @@ type alert struct {
 var alerts = []alert{
 	{"MettleBreakerNotClosed", `<mettle.breaker.state state="closed"> == 0`, "1m", "page",
 		"The breaker {{ $labels.policy }} of {{ $labels.instance }} has not been closed for a minute."},
-	{"MettleBreakerFlaps", `sum without (from, rule) (increase(<mettle.breaker.transitions to="open">[10m])) > 5`, "", "ticket",
+	{"MettleBreakerFlaps", `sum without (rule) (increase(<mettle.breaker.transitions from="closed",to="open">[10m])) > 5`, "", "ticket",
 		"The breaker {{ $labels.policy }} of {{ $labels.instance }} opened {{ $value | humanize }} times in ten minutes."},
 	{"MettleBreakerForced", `<mettle.breaker.forced> == 1`, "1h", "ticket",
 		"The breaker {{ $labels.policy }} of {{ $labels.instance }} has been held by hand for an hour. Is it forgotten?"},
