@@ -73,7 +73,7 @@ func (s *lockedSource) Uint64() uint64 {
 func Contenders() []Contender {
 	return []Contender{
 		{"mettle", "total timeout, retry, breaker, bulkhead and attempt timeout, as in the standard pipeline: the two timeouts are set, all else is as it comes", Ours, false, mettleDefaults},
-		{"mettle-tuned", "as mettle, by what one knows of the client: a bulkhead for its calls in the time of an attempt (Little's law) and 5 more; a breaker that judges the calls of 5 s, 20 to 100; and where the server comes back cold, a ramp of 1 s", Tuned, false, mettleTuned},
+		{"mettle-tuned", "as mettle, by what one knows of the client: a bulkhead for its calls in the time of an attempt (Little's law) and 5 more; a breaker whose `MinCalls` is what comes in 5 s, 20 to 100; and where the server comes back cold, a ramp of 1 s", Tuned, false, mettleTuned},
 		{"gobreaker", "sony/gobreaker in cenkalti/backoff, both as they come but for 3 tries; an open breaker ends the call", Peer, false, gobreakerDefaults},
 		{"failsafe", "failsafe-go: retry policy, circuit breaker and timeout, as they come", Peer, true, failsafeDefaults},
 		{"failsafe-throttler", "failsafe-go: retry policy, adaptive throttler and timeout, as they come", Peer, true, failsafeThrottler},
@@ -83,7 +83,7 @@ func Contenders() []Contender {
 		{"gobreaker-tuned", "sony/gobreaker with a rolling window of 10 s that opens for 1 s at half of at least 20 calls, in cenkalti/backoff from 50 ms", Tuned, false, gobreakerTuned},
 		{"failsafe-tuned", "failsafe-go: 3 attempts with backoff from 50 ms and jitter, not for refusals; a breaker at half of at least 20 calls in 10 s that opens for 1 s; timeout", Tuned, true, failsafeTuned},
 		{"failsafe-throttler-tuned", "failsafe-go: 3 attempts as above, and an adaptive throttler for more than a tenth of at least 10 calls failing, within 10 s; timeout", Tuned, true, failsafeThrottlerTuned},
-		{"aegis-tuned", "aegis with the K of 2 that the SRE book prefers; go-zero's has no such settings", Tuned, false, aegisTuned},
+		{"aegis-tuned", "aegis with the K of 2 that the SRE book prefers; go-zero's breaker has none", Tuned, false, aegisTuned},
 		{"none", "the call as it is, and patience without end", Baseline, false, nothing},
 		{"timeout", "the deadline and nothing else", Baseline, false, timeoutOnly},
 		{"naive", "3 attempts, each with its timeout, without a pause", Baseline, false, naiveRetries},

@@ -50,7 +50,7 @@ func (d *Data) Markdown() string {
 		}
 	}
 	b.WriteString(wrapped(fmt.Sprintf("All figures and charts of the scorecard are made by `%s`, here at revision %s; "+
-		"`-only S4` makes those of one scenario. Figures are means over the seeds, ± is half the width of the 95 %% interval. "+
+		"`-only S4` makes the figures of one scenario, in benchmarks/out. Figures are means over the seeds, ± is half the width of the 95 %% interval. "+
 		"How many seeds ours and the oracle have, and after the stroke the others: %s.", command, revision, d.seeds())))
 	b.WriteString("\n\n### Bars\n\n")
 	b.WriteString(d.BarTable())
