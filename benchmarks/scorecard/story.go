@@ -51,7 +51,7 @@ var behind = map[string]string{
 // missed says of each scenario in which a bar is missed, other than that of the best peer,
 // why that is so, and what will be done. It is shown where the figures say that it is so.
 var missed = map[string]string{
-	"S0": "At 0.9 of the capacity and 5 % failures, the resends that the budget allows bring the load to 0.95, and the queue for seconds past the timeout of an attempt: breakers open for that, and with cause. " +
+	"S0": "At 0.9 of the capacity the queue is longer than the timeout of an attempt now and then, by chance alone, and the more often the more is resent: breakers open for that, and with cause. " +
 		"Without resends there are no openings and less goodput. A limit on what is in flight that finds itself is to end the queue before the timeouts do, with overload control.",
 	"S1": "An outage of 0.2 s is over before there is much to learn from it. By calls that hang, a probe sent just before the end hangs for its own 100 ms, and only the next one finds the server back. " +
 		"To wait out a short refusal within the deadline of the call is what is to be tried next.",
