@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -19,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/mettle-go/mettle"
@@ -62,7 +64,9 @@ func (a *arrivals) check(body []byte) {
 // ServeHTTP answers GETs with content, uploads with a few bytes, other POSTs with what they
 // bring.
 func (a *arrivals) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path == "/warm" {
+	// PRI is how HTTP/2 begins. It comes from a gRPC client whose own server is gone, which
+	// dials a port that by now is ours: ports are free while the way there is down.
+	if r.URL.Path == "/warm" || r.Method == "PRI" {
 		return
 	}
 	body, err := io.ReadAll(r.Body)
@@ -210,4 +214,19 @@ func httpError(err error) string {
 		kind += "; not resent: " + why
 	}
 	return kind
+}
+
+// A gRPC client of another row that has come to the wrong port is no arrival: net/http
+// hands the preface of HTTP/2 to a handler that speaks HTTP/1.1.
+func TestPrefaceIsNoArrival(t *testing.T) {
+	w, a := newWire(t, fault{}), &arrivals{}
+	newHTTPPeers(t, w, http1, a)
+	c, err := net.Dial("tcp", w.faultyAt)
+	require.NoError(t, err)
+	defer c.Close()
+	_, err = io.WriteString(c, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+	require.NoError(t, err)
+	_, err = bufio.NewReader(c).ReadString('\n') // it has been answered
+	require.NoError(t, err)
+	assert.Zero(t, a.n.Load())
 }
